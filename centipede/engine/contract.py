@@ -1,0 +1,82 @@
+"""What every engine does. engine/python.py is the reference; engine/native.py drives the C engine.
+
+An engine moves packets between TUN queues and UDP sockets according to the current forwarding table. It gets open
+descriptors and opens nothing, knows nothing of handshakes, and never raises because of what a packet contained.
+
+Thread rule: one control thread calls the methods; the engine's workers are its own threads.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from centipede.protocol.counters import EngineCounters
+from centipede.protocol.drops import DropReason
+from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.table import Event, ForwardingTable
+
+WAITING_PACKETS = 64
+"""Packets that may wait for a peer's session, per worker and peer."""
+RESUMED_AFTER_S = 2.0
+"""A peer without outbound packets for this long is reported by Resumed when the next one comes."""
+RING_SIZE = 1024
+"""Events of one kind that may wait for the control thread, per worker; more are dropped and counted."""
+
+
+class Engine(ABC):
+    """Moves packets. Built with the descriptors of its TUN queues, one per worker."""
+
+    name: ClassVar[str]
+    """``python`` or ``native``, as in the configuration."""
+
+    @property
+    @abstractmethod
+    def workers(self) -> int:
+        """Number of workers, each with its own TUN queue, its own sockets and its own shard."""
+
+    @property
+    @abstractmethod
+    def details(self) -> Mapping[str, str]:
+        """What ``show`` says of the engine beyond its name, such as which AEAD implementation it uses."""
+
+    @property
+    @abstractmethod
+    def event_fd(self) -> int:
+        """A descriptor that is readable while events wait."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start the workers."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop the workers, wipe keys, close all descriptors the engine was given. Twice is harmless."""
+
+    @abstractmethod
+    def add_local(self, local: Endpoint, fds: Sequence[int]) -> None:
+        """Serve one more local address: one bound, non-blocking UDP socket per worker, owned by the engine from now."""
+
+    @abstractmethod
+    def remove_local(self, local: Endpoint) -> None:
+        """Stop serving a local address and close its sockets."""
+
+    @abstractmethod
+    def apply(self, table: ForwardingTable) -> None:
+        """Swap the table in whole. Packets that waited for a peer which now has a plan are sent.
+
+        Raises ValueError, and keeps the old table, if the table would give an ended session number a second life.
+        """
+
+    @abstractmethod
+    def send(self, local: Endpoint, remote: Endpoint, datagram: bytes) -> DropReason | None:
+        """Send one control datagram as it is. Returns why it could not be sent (and counts that), or None."""
+
+    @abstractmethod
+    def events(self) -> list[Event]:
+        """Take all waiting events, each worker's in order. Never blocks. Clears ``event_fd``."""
+
+    @abstractmethod
+    def counters(self) -> EngineCounters:
+        """Read the counters."""

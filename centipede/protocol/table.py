@@ -1,0 +1,167 @@
+"""The forwarding table and the events: all that the node and an engine say to each other.
+
+Downward, the node hands the engine a :class:`ForwardingTable`: an immutable description that replaces the one before it
+in whole. Upward, the engine hands the node :data:`Event` objects. Neither side sees the other's objects.
+
+What a table *describes* is immutable; what an engine *keeps* for it is not, and is bound to the numbers in the table:
+
+- ``ReceiveSession.session``: the engine creates one replay window per source shard when a session first appears in a
+  table, keeps it over all later tables that name the session, and wipes it with the key when a table no longer does.
+- ``SendPlan.session``: likewise one sending counter per own shard.
+- ``TablePath.path``: likewise the traffic counters of a path.
+
+All three kinds of number ascend and are never used again, so an engine can refuse to give a session a second life:
+that would repeat nonces. docs/protocol.md has the byte layouts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from typing import TypeAlias
+
+from centipede.protocol.endpoint import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """2^k neighbouring shards that one machine owns; ``first`` is a multiple of 2^k. One shard per worker."""
+
+    first: int = 0
+    k: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.k <= 4 and self.first % (1 << self.k) == 0 and 0 <= self.first <= 16383 - (1 << self.k)):
+            raise ValueError(f"no such run of shards: first {self.first}, k {self.k}")
+
+    @property
+    def size(self) -> int:
+        return 1 << self.k
+
+    def shard_of(self, worker: int) -> int:
+        """The shard that sending worker ``worker`` uses in, or addresses of, this run."""
+        return self.first + worker % self.size
+
+    def __contains__(self, shard: object) -> bool:
+        return isinstance(shard, int) and self.first <= shard < self.first + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class TablePath:
+    """A path the node knows, whatever its state. ``path`` is its number for traffic counters."""
+
+    path: int
+    local: Endpoint
+    remote: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class SendPlan:
+    """How to send to a peer: the key, the peer's run of shards, and the paths in order of preference.
+
+    Each packet is sealed once and the same bytes go to the first ``copies`` of ``paths``.
+    """
+
+    session: int
+    base: bytes
+    """6 bytes, chosen by the peer: the first part of the session id it receives under."""
+    key: bytes = field(repr=False)
+    """32 bytes: seals data towards the peer."""
+    run: Run
+    """The peer's shards; sending worker i addresses ``run.shard_of(i)``."""
+    paths: tuple[TablePath, ...]
+    """Never empty, best first."""
+    copies: int
+    """1 or more; more than there are paths means all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveSession:
+    """A session that data may arrive under: established, or pending and not yet confirmed."""
+
+    session: int
+    peer: int
+    base: bytes
+    """6 bytes, chosen by this machine."""
+    key: bytes = field(repr=False)
+    """32 bytes: opens data from the peer."""
+    pending: bool
+    """The engine reports the first packet it opens under a pending session as :class:`FirstData`."""
+    sources: tuple[Run, ...]
+    """The peer's runs heard so far: a window exists for each of their shards."""
+
+
+@dataclass(frozen=True, slots=True)
+class TablePeer:
+    """A peer: how to send to it (None: packets wait) and every path known to lead to it."""
+
+    peer: int
+    plan: SendPlan | None
+    paths: tuple[TablePath, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Inner addresses that belong to a peer. The longest prefix wins, for destinations and for the source check."""
+
+    network: IPv4Network | IPv6Network
+    peer: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardingTable:
+    """Everything an engine needs to move packets, as one immutable value."""
+
+    generation: int
+    """Ascends by one with each table."""
+    run: Run
+    """This machine's own shards: ``run.shard_of(i)`` is worker i's."""
+    routes: tuple[Route, ...] = ()
+    peers: tuple[TablePeer, ...] = ()
+    sessions: tuple[ReceiveSession, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """A datagram that is not data (class 0), unopened: a handshake message or session control (class 1)."""
+
+    local: Endpoint
+    remote: Endpoint
+    data: bytes
+    arrived: float
+    """Monotonic seconds, taken when the worker read it."""
+    path_received: int
+    """Data packets received on this path so far, all copies and workers; 0 if the path is not in the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstData:
+    """The first packet opened under a pending session, and the path it came over. Confirms the handshake."""
+
+    session: int
+    local: Endpoint
+    remote: Endpoint
+    arrived: float
+
+
+@dataclass(frozen=True, slots=True)
+class NewRemote:
+    """Authentic new data from a 4-tuple that is no path of its peer. Told once per table and 4-tuple."""
+
+    session: int
+    local: Endpoint
+    remote: Endpoint
+    size_bytes: int
+    """UDP payload of the packet that was seen; the packet itself was delivered."""
+    arrived: float
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """An inner packet for a peer that had none for 2 s, or that has no session: the node should see to the peer."""
+
+    peer: int
+    at: float
+
+
+Event: TypeAlias = Datagram | FirstData | NewRemote | Resumed
