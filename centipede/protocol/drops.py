@@ -97,3 +97,11 @@ class DropReason(IntEnum):
     def label(self) -> str:
         """The name in ``show`` and in metrics, such as ``no_route``."""
         return self.name.lower()
+
+
+class Refused(Exception):  # noqa: N818 - a verdict on bytes from the network, not an error of the program
+    """Bytes from the network go no further, for this reason. Never carries what was received."""
+
+    def __init__(self, reason: DropReason) -> None:
+        super().__init__(reason.label)
+        self.reason = reason
