@@ -1,0 +1,110 @@
+"""Inner packets: what the data path must know of an IPv4 or IPv6 packet. docs/protocol.md "Session packet".
+
+Owns the look at a packet from the TUN device, and the receiver's checks and finishing touch on an opened one: lengths,
+and the transport checksum that the sender may have left half done (checksum-partial: the first bit of the plaintext is
+set and the TCP or UDP checksum field holds only the folded pseudo-header sum). Whether an address is allowed is the
+engine's question. Both functions run once per packet and never raise, whatever the bytes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from centipede.protocol.drops import DropReason
+from centipede.protocol.session import BytesLike
+
+_PARTIAL = 0x80
+_TCP = 6
+_UDP = 17
+_IPV6_HEADER = 40
+
+
+class Inner(NamedTuple):
+    """Addresses and length of a whole IPv4 or IPv6 packet."""
+
+    source: bytes
+    """4 or 16 bytes, network order."""
+    destination: bytes
+    """4 or 16 bytes, network order."""
+    length: int
+    """By the packet's own header; bytes after it are not part of the packet."""
+
+
+def read_inner(packet: BytesLike) -> Inner | None:
+    """The addresses and length of a packet, or None unless it is IPv4 or IPv6 and as long as its header says."""
+    size = len(packet)
+    if size < 20:
+        return None
+    version = packet[0] >> 4
+    if version == 4:
+        length = packet[2] << 8 | packet[3]
+        if not 20 <= (packet[0] & 15) * 4 <= length <= size:
+            return None
+        return Inner(bytes(packet[12:16]), bytes(packet[16:20]), length)
+    if version == 6 and size >= _IPV6_HEADER:
+        length = _IPV6_HEADER + (packet[4] << 8 | packet[5])
+        if length > size:
+            return None
+        return Inner(bytes(packet[8:24]), bytes(packet[24:40]), length)
+    return None
+
+
+def finish_inner(plaintext: bytes) -> bytes | DropReason:
+    """The packet to hand to the TUN device: cut to its own length, its transport checksum completed.
+
+    Empty in, empty out: a keepalive. OPENED_MALFORMED if it is no whole IPv4 or IPv6 packet, BAD_PARTIAL if the
+    checksum was left to us in a packet where nobody could complete it.
+    """
+    if not plaintext:
+        return plaintext
+    if plaintext[0] & _PARTIAL:
+        return _complete(plaintext)
+    inner = read_inner(plaintext)
+    if inner is None:
+        return DropReason.OPENED_MALFORMED
+    return plaintext if inner.length == len(plaintext) else plaintext[: inner.length]
+
+
+def _complete(plaintext: bytes) -> bytes | DropReason:
+    packet = bytearray(plaintext)
+    packet[0] &= ~_PARTIAL
+    inner = read_inner(packet)
+    if inner is None:
+        return DropReason.OPENED_MALFORMED
+    del packet[inner.length :]
+    if packet[0] >> 4 == 4:
+        start = (packet[0] & 15) * 4
+        protocol = packet[9]
+        fragmented = packet[6] & 0x3F or packet[7]  # more fragments follow, or an offset; "don't fragment" may be set
+    else:
+        start = _IPV6_HEADER
+        protocol = packet[6]
+        fragmented = 0  # a fragment header would stand in the protocol's place
+    length = inner.length - start
+    if fragmented:
+        return DropReason.BAD_PARTIAL
+    if protocol == _TCP:
+        if length < 20 or not 20 <= (packet[start + 12] >> 4) * 4 <= length:
+            return DropReason.BAD_PARTIAL
+        field = start + 16
+    elif protocol == _UDP:
+        if length < 8 or packet[start + 4] << 8 | packet[start + 5] != length:
+            return DropReason.BAD_PARTIAL
+        field = start + 6
+    else:
+        return DropReason.BAD_PARTIAL
+    # The field already holds the pseudo-header's share. No TCP or UDP header is all zero, so a zero sum is 0xffff here.
+    checksum = _ones_complement_sum(packet[start:]) ^ 0xFFFF
+    if checksum == 0 and protocol == _UDP:
+        checksum = 0xFFFF  # RFC 768: zero would say that there is no checksum
+    packet[field : field + 2] = checksum.to_bytes(2, "big")
+    return bytes(packet)
+
+
+def _ones_complement_sum(payload: BytesLike) -> int:
+    """The folded sum of 16-bit words (RFC 1071) of bytes that are not all zero; 1..0xffff.
+
+    2^16 is 1 modulo 0xffff, so the sum is the whole payload read as one number, modulo 0xffff: two steps in C.
+    """
+    number = int.from_bytes(payload, "big") << 8 * (len(payload) & 1)
+    return number % 0xFFFF or 0xFFFF
