@@ -1,4 +1,4 @@
-"""Inner packets: what the data path must know of an IPv4 or IPv6 packet. docs/protocol.md "Session packet".
+"""Inner packets: what the data path must know of an IPv4 or IPv6 packet. docs/protocol.md "Data".
 
 Owns the look at a packet from the TUN device, and the receiver's checks and finishing touch on an opened one: lengths,
 and the transport checksum that the sender may have left half done (checksum-partial: the first bit of the plaintext is

@@ -1,4 +1,4 @@
-"""Session packets: the 32-byte header, sealing and opening. docs/protocol.md "Session packet".
+"""Session packets: the 32-byte header, sealing and opening. docs/protocol.md "Session packets".
 
 ```
  0  8  seq: bit 63 = 0 | bit 62 class (0 data, 1 control) | bits 61..48 source shard | bits 47..0 counter

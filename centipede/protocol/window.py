@@ -1,9 +1,10 @@
-"""Window: which counters of one (session, direction, class, source shard) were accepted. docs/protocol.md "Window".
+"""Window: the counters accepted so far of one (session, direction, class, source shard).
 
 An array of words, each tag | bitmap of 32 bits. Counter c belongs to block b = c div 32; block b lives in word
 b mod (W/32) under tag b div (W/32). A word whose tag is smaller is overwritten, one whose tag is greater makes the
 counter Old. Nothing slides and nothing is zeroed, so an authentic jump of any size costs one store, and a counter that
-lags behind is Old only once a block a multiple of W ahead has taken its word: at least W - 31 counters behind.
+lags behind is Old only once a block a multiple of W ahead has taken its word: at least W - 31 counters behind. See
+docs/protocol.md "Replay window".
 
 Invariants: a word's tag only grows; a bit once set under a tag stays set while the tag stands; hence each counter is
 New at most once. The words are not locked here: a caller with several threads holds its lock around ``insert``, whereas

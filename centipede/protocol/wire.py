@@ -1,4 +1,4 @@
-"""Control messages: the plaintext of control (class 1) session packets. docs/protocol.md "Heartbeat".
+"""Control messages: the plaintext of control (class 1) session packets. docs/protocol.md "Heartbeats".
 
 Owns the byte layouts of HEARTBEAT, ADDRESSES and OBSERVED and nothing of their meaning. ``encode`` raises ValueError
 for what does not fit its field, a fault of ours; ``decode_control`` gives a value or raises Refused for any bytes at
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeAlias
 
@@ -25,6 +25,13 @@ CHALLENGE_BYTES = 8
 MOST_ADDRESSES = 16
 """Addresses in one ADDRESSES message."""
 
+_RESPONSE_VALID = 0x01
+_ANSWER_NOW = 0x02
+_AGGREGATING = 0x04
+_DRAINING = 0x08
+_BYE = 0x10
+_PROBE = 0x20
+
 _HEARTBEAT = struct.Struct(">BBBxHH8s8sQQQIIIHBx")
 _ADDRESSES = struct.Struct(">BB6x")
 _ADDRESS = struct.Struct(">BBH16s")
@@ -37,15 +44,6 @@ class ControlType(IntEnum):
     HEARTBEAT = 1
     ADDRESSES = 2
     OBSERVED = 3
-
-
-class _Flag(IntFlag):
-    RESPONSE = 0x01
-    ANSWER_NOW = 0x02
-    AGGREGATING = 0x04
-    DRAINING = 0x08
-    BYE = 0x10
-    PROBE = 0x20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +105,12 @@ class Heartbeat:
         if not 0 <= self.k <= LARGEST_K:
             raise ValueError(f"k is 0..{LARGEST_K}, not {self.k}")
         flags = (
-            (_Flag.RESPONSE if self.response is not None else 0)
-            | (_Flag.ANSWER_NOW if self.answer_now else 0)
-            | (_Flag.AGGREGATING if self.aggregating else 0)
-            | (_Flag.DRAINING if self.draining else 0)
-            | (_Flag.BYE if self.bye else 0)
-            | (_Flag.PROBE if self.probe else 0)
+            (_RESPONSE_VALID if self.response is not None else 0)
+            | (_ANSWER_NOW if self.answer_now else 0)
+            | (_AGGREGATING if self.aggregating else 0)
+            | (_DRAINING if self.draining else 0)
+            | (_BYE if self.bye else 0)
+            | (_PROBE if self.probe else 0)
         )
         try:
             message = _HEARTBEAT.pack(
@@ -226,12 +224,12 @@ def _decode_heartbeat(plaintext: bytes) -> Heartbeat:
     ) = _HEARTBEAT.unpack_from(plaintext)
     if k > LARGEST_K:
         raise Refused(DropReason.CONTROL_MALFORMED)
-    probe = bool(flags & _Flag.PROBE)
+    probe = bool(flags & _PROBE)
     return Heartbeat(
         challenge=challenge,
         next_in_s=decode_centiseconds(next_in),
         t1_us=t1,
-        response=response if flags & _Flag.RESPONSE else None,
+        response=response if flags & _RESPONSE_VALID else None,
         echo_us=echo,
         arrival_us=arrival,
         received=received,
@@ -241,10 +239,10 @@ def _decode_heartbeat(plaintext: bytes) -> Heartbeat:
         path=path,
         k=k,
         weight=weight,
-        answer_now=bool(flags & _Flag.ANSWER_NOW),
-        aggregating=bool(flags & _Flag.AGGREGATING),
-        draining=bool(flags & _Flag.DRAINING),
-        bye=bool(flags & _Flag.BYE),
+        answer_now=bool(flags & _ANSWER_NOW),
+        aggregating=bool(flags & _AGGREGATING),
+        draining=bool(flags & _DRAINING),
+        bye=bool(flags & _BYE),
         probe=probe,
         padding_bytes=len(plaintext) - HEARTBEAT_BYTES if probe else 0,
     )
