@@ -7,7 +7,9 @@ What a table *describes* is immutable; what an engine *keeps* for it is not, and
 
 - ``ReceiveSession.session``: the engine creates one replay window per source shard when a session first appears in a
   table, keeps it over all later tables that name the session, and wipes it with the key when a table no longer does.
-- ``SendPlan.session``: likewise one sending counter per own shard.
+- ``SendPlan.session``: likewise one sending counter per own shard. It lives exactly as long as the
+  ``ReceiveSession`` of the same number, which every table with the plan also holds: a plan may leave a session and
+  come back to it.
 - ``TablePath.path``: likewise the traffic counters of a path.
 
 All three kinds of number ascend and are never used again, so an engine can refuse to give a session a second life:
