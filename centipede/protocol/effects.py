@@ -1,0 +1,47 @@
+"""Effects: what a step of the node wants done, in the order in which it must be done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.spec import PeerRecord
+from centipede.protocol.table import ForwardingTable
+
+Level: TypeAlias = Literal["debug", "info", "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A control datagram to send as it is, out of the socket of ``local``."""
+
+    local: Endpoint
+    remote: Endpoint
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line for people. Names peers by name and short key; holds no secret and nothing a stranger wrote."""
+
+    level: Level
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """Carried out from the first field to the last.
+
+    A record is on disk before the Initiate it numbers leaves; a table is applied before the datagram that makes the
+    peer use it.
+    """
+
+    records: tuple[PeerRecord, ...] = ()
+    """Each replaces the stored record of its peer."""
+    table: ForwardingTable | None = None
+    """None: the one before stays."""
+    datagrams: tuple[Outgoing, ...] = ()
+    log: tuple[LogLine, ...] = ()
+    next_timer: float = float("inf")
+    """Monotonic time of the next ``handle_timer``; may lie in the past, and is infinite if nothing is due."""
