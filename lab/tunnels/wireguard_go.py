@@ -1,0 +1,153 @@
+"""wireguard-go, the user-space WireGuard: one process at each end.
+
+Configured through its own socket by the cross-platform interface of WireGuard (``set=1``), so that no other tool is
+needed. Every host has a private ``/run``, where the socket lies. The program is the newest that lab/setup.py has got.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lab import setup
+from lab.errors import LabError
+from lab.process import Process
+from lab.tunnels import wireguard_keys
+from lab.tunnels.base import Tunnel, TunnelEnd, TunnelError, TunnelOptions, set_up_interface, wait_for_traffic
+
+_INTERFACE = "wg0"
+_DIALOGUE_TIMEOUT_S = 5.0
+
+
+class WireguardGo(Tunnel):
+    """The newest wireguard-go."""
+
+    name = "wireguard-go"
+    label = "wireguard-go"
+
+    def __init__(self) -> None:
+        self._ends: list[tuple[TunnelEnd, Process]] = []
+        self._program = setup.wireguard_go()
+
+    def unavailable(self) -> str | None:
+        if self._program is None:
+            return "no wireguard-go here, and none fetched: run python -m lab.setup"
+        if not Path("/dev/net/tun").exists():
+            return "this machine has no /dev/net/tun"
+        return None
+
+    def version(self) -> dict[str, str]:
+        if self._program is None:
+            return {}
+        facts = {
+            "wireguard-go": self._program.version,
+            "suite": self._program.suite,
+            "sha256": self._program.sha256,
+            "note": self._program.note,
+        }
+        return {name: fact for name, fact in facts.items() if fact}
+
+    def up(self, left: TunnelEnd, right: TunnelEnd, options: TunnelOptions) -> None:
+        reason = self.unavailable()
+        if reason is not None:
+            raise TunnelError(f"wireguard-go: {reason}")
+        keys = [wireguard_keys.generate(), wireguard_keys.generate()]
+        try:
+            for end in (left, right):
+                self._start(end)
+            for own, far_keys, end, far in ((keys[0], keys[1], left, right), (keys[1], keys[0], right, left)):
+                dialogue(_socket_path(end), configuration(own.private, far_keys.public, end, far, options))
+                set_up_interface(end, _INTERFACE, options)
+            wait_for_traffic(self, left, right, options.ready_timeout_s)
+        except BaseException as error:
+            logs = "".join(process.log_tail() for _, process in self._ends)
+            self.down()
+            if isinstance(error, LabError):
+                raise TunnelError(f"wireguard-go did not come up: {error}{logs}") from error
+            raise
+
+    def down(self) -> None:
+        for end, process in self._ends:
+            process.stop()
+            with contextlib.suppress(FileNotFoundError):
+                _socket_path(end).unlink()
+        self._ends.clear()
+
+    def processes(self, end: TunnelEnd) -> list[Process]:
+        return [process for owner, process in self._ends if owner is end]
+
+    def interface(self, end: TunnelEnd) -> str:
+        return _INTERFACE
+
+    def state(self, end: TunnelEnd) -> Any:
+        """Return ``get=1`` as a mapping, without the private key; keys that come more than once as their last value."""
+        secret = {"private_key", "preshared_key"}
+        return {key: value for key, value in dialogue(_socket_path(end), ["get=1"]) if key not in secret}
+
+    def _start(self, end: TunnelEnd) -> None:
+        assert self._program is not None
+        process = end.host.start(
+            [self._program.path, "--foreground", _INTERFACE],
+            env={"WG_PROCESS_FOREGROUND": "1", "LOG_LEVEL": "error"},
+            ready=partial(_accepts, _socket_path(end)),
+        )
+        self._ends.append((end, process))
+
+
+def configuration(private: bytes, peer: bytes, end: TunnelEnd, far: TunnelEnd, options: TunnelOptions) -> list[str]:
+    """Return the lines of one ``set`` that gives ``end`` its key, its port and the other end as its only peer."""
+    lines = [
+        "set=1",
+        f"private_key={private.hex()}",
+        f"listen_port={end.listen_port}",
+        "replace_peers=true",
+        f"public_key={peer.hex()}",
+    ]
+    if far.endpoints:
+        lines.append(f"endpoint={far.endpoints[0]}")
+    if options.keepalive_s is not None:
+        lines.append(f"persistent_keepalive_interval={options.keepalive_s}")
+    lines.append("replace_allowed_ips=true")
+    lines += [f"allowed_ip={interface.ip}/{interface.ip.max_prefixlen}" for interface in far.inner]
+    return lines
+
+
+def dialogue(path: Path, lines: Sequence[str]) -> list[tuple[str, str]]:
+    """Ask one question and return the answer's pairs. Raises TunnelError unless it ends with ``errno=0``."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(_DIALOGUE_TIMEOUT_S)
+        try:
+            sock.connect(str(path))
+            sock.sendall("".join(f"{line}\n" for line in [*lines, ""]).encode("ascii"))
+            answer = b""
+            while not answer.endswith(b"\n\n"):
+                piece = sock.recv(65536)
+                if not piece:
+                    break
+                answer += piece
+        except OSError as error:
+            raise TunnelError(f"wireguard-go does not answer on {path.name}: {error}") from error
+    pairs = list(_pairs(answer.decode("ascii").splitlines()))
+    if ("errno", "0") not in pairs:
+        raise TunnelError(f"wireguard-go refused {lines[0]}: {dict(pairs).get('errno', 'no answer')}")
+    return pairs
+
+
+def _pairs(lines: Iterable[str]) -> Iterable[tuple[str, str]]:
+    for line in lines:
+        key, separator, value = line.partition("=")
+        if separator:
+            yield key, value
+
+
+def _accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        return sock.connect_ex(str(path)) == 0
+
+
+def _socket_path(end: TunnelEnd) -> Path:
+    return end.host.run_directory / "wireguard" / f"{_INTERFACE}.sock"

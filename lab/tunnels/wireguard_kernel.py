@@ -1,0 +1,116 @@
+"""WireGuard in the kernel. Many kernels have it; where this one does not, the reason is given in words.
+
+It has no process: what it costs shows only in the CPU time of the whole machine.
+"""
+
+from __future__ import annotations
+
+import errno
+import platform
+import tempfile
+from base64 import b64encode
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute, WireGuard
+from pyroute2.netlink.exceptions import NetlinkError
+
+from lab.errors import LabError
+from lab.namespace import Namespaces
+from lab.tunnels import wireguard_keys
+from lab.tunnels.base import Tunnel, TunnelEnd, TunnelError, TunnelOptions, set_up_interface, wait_for_traffic
+
+_INTERFACE = "wg0"
+
+
+class WireguardKernel(Tunnel):
+    """The kernel's WireGuard."""
+
+    name = "wireguard-kernel"
+    label = "Kernel WireGuard"
+
+    def __init__(self) -> None:
+        self._ends: list[TunnelEnd] = []
+
+    def unavailable(self) -> str | None:
+        return _refusal()
+
+    def version(self) -> dict[str, str]:
+        return {"kernel": platform.release()}
+
+    def up(self, left: TunnelEnd, right: TunnelEnd, options: TunnelOptions) -> None:
+        reason = self.unavailable()
+        if reason is not None:
+            raise TunnelError(f"kernel WireGuard: {reason}")
+        keys = [wireguard_keys.generate(), wireguard_keys.generate()]
+        try:
+            for own, far_keys, end, far in ((keys[0], keys[1], left, right), (keys[1], keys[0], right, left)):
+                self._ends.append(end)
+                _configure(end, far, own.private, far_keys.public, options)
+                set_up_interface(end, _INTERFACE, options)
+            wait_for_traffic(self, left, right, options.ready_timeout_s)
+        except BaseException as error:
+            self.down()
+            if isinstance(error, (LabError, NetlinkError)):
+                raise TunnelError(f"kernel WireGuard did not come up: {error}") from error
+            raise
+
+    def down(self) -> None:
+        def remove(netlink: IPRoute) -> None:
+            for index in netlink.link_lookup(ifname=_INTERFACE):
+                netlink.link("del", index=index)
+
+        while self._ends:
+            self._ends.pop().host.netlink(remove)
+
+    def interface(self, end: TunnelEnd) -> str:
+        return _INTERFACE
+
+
+def _configure(end: TunnelEnd, far: TunnelEnd, private: bytes, peer: bytes, options: TunnelOptions) -> None:
+    end.host.netlink(lambda netlink: netlink.link("add", ifname=_INTERFACE, kind="wireguard"))
+    description: dict[str, Any] = {
+        "public_key": b64encode(peer).decode(),
+        "allowed_ips": [f"{interface.ip}/{interface.ip.max_prefixlen}" for interface in far.inner],
+    }
+    if far.endpoints:
+        description |= {"endpoint_addr": far.endpoints[0].host, "endpoint_port": far.endpoints[0].port}
+    if options.keepalive_s is not None:
+        description["persistent_keepalive"] = options.keepalive_s
+
+    def body() -> None:
+        with WireGuard() as wireguard:
+            wireguard.set(
+                _INTERFACE,
+                private_key=b64encode(private).decode(),
+                listen_port=end.listen_port,
+                peer=description,
+            )
+
+    end.host.call(body)
+
+
+@cache
+def _refusal() -> str | None:
+    """Find out by trying, in namespaces of its own."""
+
+    def probe() -> str | None:
+        try:
+            with IPRoute() as netlink:
+                netlink.link("add", ifname=_INTERFACE, kind="wireguard")
+        except NetlinkError as error:
+            if error.code == errno.EOPNOTSUPP:
+                return f"this kernel ({platform.release()}) has no WireGuard"
+            return f"this kernel refuses a WireGuard interface: {error}"
+        return None
+
+    with tempfile.TemporaryDirectory(prefix="centipede-lab-") as directory:
+        try:
+            namespaces = Namespaces("probe", run_directory=Path(directory))
+        except LabError as error:
+            return str(error)
+        try:
+            return namespaces.call(probe)
+        finally:
+            namespaces.close()
