@@ -1,0 +1,32 @@
+"""The contenders, by the names the command line knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from lab.errors import LabError
+from lab.tunnels.base import Tunnel
+from lab.tunnels.centipede import Centipede
+from lab.tunnels.plain import Plain
+from lab.tunnels.wireguard_go import WireguardGo
+from lab.tunnels.wireguard_kernel import WireguardKernel
+
+TUNNELS: Mapping[str, Callable[[], Tunnel]] = MappingProxyType(
+    {
+        "plain": Plain,
+        "centipede": Centipede,
+        "centipede-native": lambda: Centipede("native"),
+        "centipede-python": lambda: Centipede("python"),
+        "wireguard-go": WireguardGo,
+        "wireguard-kernel": WireguardKernel,
+    }
+)
+
+
+def make_tunnel(name: str) -> Tunnel:
+    """Return a new contender. Raises LabError for a name there is not."""
+    try:
+        return TUNNELS[name]()
+    except KeyError:
+        raise LabError(f"there is no tunnel {name!r}; there are {', '.join(TUNNELS)}") from None

@@ -1,0 +1,225 @@
+"""Centipede itself: one daemon at each end, with either engine.
+
+Each end gets new keys, a configuration file and directories of its own below the host's directory; readiness is what
+the daemon tells its service manager (sd_notify). The tunnel is up when traffic flows and, with copies, when there are
+as many paths as copies: a tunnel that still sends one would be measured as something it is not.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import secrets
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from centipede.errors import CentipedeError
+from centipede.protocol.identity import Identity
+from lab.process import Process, wait_until
+from lab.tunnels.base import Tunnel, TunnelEnd, TunnelError, TunnelOptions, set_queue_length, wait_for_traffic
+
+Engine = Literal["auto", "python", "native"]
+
+_INTERFACE = "cpd0"
+_LABELS: Mapping[Engine, str] = {
+    "auto": "Centipede",
+    "python": "Centipede, Python engine",
+    "native": "Centipede, C engine",
+}
+
+
+class Centipede(Tunnel):
+    """A Centipede tunnel."""
+
+    name = "centipede"
+
+    def __init__(self, engine: Engine = "auto") -> None:
+        self.engine = engine
+        self.label = _LABELS[engine]
+        self._daemons: list[tuple[TunnelEnd, Process]] = []
+
+    def unavailable(self) -> str | None:
+        if not Path("/dev/net/tun").exists():
+            return "this machine has no /dev/net/tun"
+        if self.engine != "native":
+            return None
+        from centipede.engine import native  # the C engine may not have been built; asking it says why
+
+        return native.available()
+
+    def version(self) -> dict[str, str]:
+        try:
+            own = importlib.metadata.version("centipede-vpn")
+        except importlib.metadata.PackageNotFoundError:
+            own = "not installed, run from its source"
+        return {"centipede": own, "python": platform.python_version()}
+
+    def up(self, left: TunnelEnd, right: TunnelEnd, options: TunnelOptions) -> None:
+        identities = Identity.generate(secrets.token_bytes(32)), Identity.generate(secrets.token_bytes(32))
+        try:
+            for own, end, remote, far in (
+                (identities[0], left, identities[1], right),
+                (identities[1], right, identities[0], left),
+            ):
+                self._start(end, configuration(own, end, remote, far, self.engine, options), options)
+                set_queue_length(end, _INTERFACE, options.txqueuelen)
+            wait_for_traffic(self, left, right, options.ready_timeout_s)
+            if options.scheduler == "redundant" and len(left.outer) > 1:
+                self._wait_for_paths(left, right, options)
+        except BaseException as error:
+            logs = "".join(process.log_tail() for _, process in self._daemons)
+            self.down()
+            if isinstance(error, CentipedeError):
+                raise TunnelError(f"{self.label} did not come up: {error}{logs}") from error
+            raise
+
+    def down(self) -> None:
+        daemons, self._daemons = self._daemons, []
+        for _, process in daemons:
+            process.stop()
+        for end, _ in daemons:
+            shutil.rmtree(_directory(end), ignore_errors=True)
+
+    def processes(self, end: TunnelEnd) -> list[Process]:
+        return [process for owner, process in self._daemons if owner is end]
+
+    def interface(self, end: TunnelEnd) -> str:
+        return _INTERFACE
+
+    def state(self, end: TunnelEnd) -> Any:
+        """Return the daemon's ``show --json`` of this interface, None while it does not answer."""
+        argv: list[str | Path] = [*_command(), "show", _INTERFACE, "--json", "--runtime-dir", _directory(end) / "run"]
+        done = end.host.run(argv, check=False)
+        if done.returncode != 0:
+            return None
+        return next((each for each in json.loads(done.stdout)["interfaces"] if each["name"] == _INTERFACE), None)
+
+    def _start(self, end: TunnelEnd, text: str, options: TunnelOptions) -> None:
+        directory = _directory(end)
+        shutil.rmtree(directory, ignore_errors=True)
+        for path in (directory, directory / "run", directory / "state"):
+            path.mkdir(mode=0o700)
+        file = directory / f"{_INTERFACE}.toml"
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            stream.write(text)
+        argv: list[str | Path] = [
+            *_command(),
+            "run",
+            file,
+            "--runtime-dir",
+            directory / "run",
+            "--state-dir",
+            directory / "state",
+        ]
+        with Readiness(directory / "notify") as readiness:
+            process = end.host.start(
+                argv,
+                env={"NOTIFY_SOCKET": readiness.address},
+                ready=readiness.reached,
+                ready_timeout_s=options.ready_timeout_s,
+            )
+        self._daemons.append((end, process))
+
+    def _wait_for_paths(self, left: TunnelEnd, right: TunnelEnd, options: TunnelOptions) -> None:
+        links = len(left.outer)
+        wanted = links if options.copies == "all" else min(options.copies, links)
+        for end in (left, right):
+            wait_until(
+                _enough_paths(lambda end=end: self.state(end), wanted),  # type: ignore[misc]
+                timeout_s=options.ready_timeout_s,
+                what=f"{wanted} usable paths at {end.host.name}",
+            )
+
+
+def configuration(
+    own: Identity, end: TunnelEnd, remote: Identity, far: TunnelEnd, engine: Engine, options: TunnelOptions
+) -> str:
+    """Return the text of an end's configuration file."""
+    listen = options.listen or tuple(str(endpoint) for endpoint in _listen(end))
+    interface: dict[str, Any] = {
+        "private_key": own.text(),
+        "address": [str(address) for address in end.inner],
+        "listen": listen,
+        "mtu": options.mtu,
+        "engine": engine,
+    }
+    if options.workers is not None:
+        interface["workers"] = options.workers
+    peer: dict[str, Any] = {
+        "name": far.host.name,
+        "public_key": remote.public.text,
+        "endpoints": [str(endpoint) for endpoint in far.endpoints],
+        "allowed_ips": [f"{address.ip}/{address.ip.max_prefixlen}" for address in far.inner],
+        "scheduler": options.scheduler,
+        "keepalive": options.keepalive_s is not None,
+    }
+    if options.scheduler == "redundant":
+        peer["copies"] = options.copies
+    if options.heartbeat_s is not None:
+        peer["heartbeat"] = options.heartbeat_s
+    sections = {"[interface]": interface, "[[peer]]": peer, "[timing]": options.timing}
+    # JSON's strings, numbers, booleans and lists are also TOML's
+    lines = (
+        line
+        for section, table in sections.items()
+        for line in (section, *(f"{key} = {json.dumps(value)}" for key, value in table.items()), "")
+    )
+    return "\n".join(lines)
+
+
+class Readiness:
+    """What a service manager is to a daemon: a socket on which it says that it is ready (sd_notify(3))."""
+
+    def __init__(self, path: Path) -> None:
+        self.address = str(path)
+        """For ``NOTIFY_SOCKET``."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket.bind(self.address)
+
+    def reached(self) -> bool:
+        """Whether it has said so, which is answered with yes once."""
+        try:
+            return "READY=1" in self._socket.recv(4096).decode(errors="replace").splitlines()
+        except BlockingIOError:
+            return False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._socket.close()
+        Path(self.address).unlink(missing_ok=True)
+
+
+def _enough_paths(read: Callable[[], Any], wanted: int) -> Callable[[], bool]:
+    """Whether usable paths leave from as many local addresses as wanted."""
+
+    def condition() -> bool:
+        interface = read()
+        if interface is None:
+            return False
+        usable = {path["local"] for peer in interface["peers"] for path in peer["paths"] if path["state"] == "usable"}
+        return len(usable) >= wanted
+
+    return condition
+
+
+def _listen(end: TunnelEnd) -> list[str]:
+    return [
+        f"[{address}]:{end.listen_port}" if address.version == 6 else f"{address}:{end.listen_port}"
+        for address in end.outer
+    ]
+
+
+def _command() -> list[str]:
+    return [sys.executable, "-m", "centipede"]
+
+
+def _directory(end: TunnelEnd) -> Path:
+    return end.host.state_directory / "centipede"
