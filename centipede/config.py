@@ -1,0 +1,442 @@
+"""The configuration file: from TOML to checked values, every mistake told in one sentence.
+
+Two steps. msgspec turns the TOML into the tables below and refuses unknown keys and wrong types; then each text is
+parsed (fields.py), key files are read (keyfile.py), and the peers are compared with each other. The result,
+:class:`Config`, holds nothing that still has to be checked, except what only the host knows: whether interfaces and
+addresses exist and names resolve.
+
+A mistake raises :class:`ConfigError`: ``FILE: SECTION: KEY: what is wrong; what to do, with an example``. Secrets are
+never repeated in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+import msgspec
+
+from centipede.errors import ConfigError
+from centipede.fields import (
+    ANYWHERE,
+    InterfaceAddress,
+    Listen,
+    Network,
+    Target,
+    parse_interface_address,
+    parse_listen,
+    parse_name,
+    parse_network,
+    parse_peer_name,
+    parse_target,
+)
+from centipede.keyfile import check_private, load_key
+from centipede.protocol.handshake import NO_PSK
+from centipede.protocol.identity import Identity, PublicKey, parse_key
+from centipede.protocol.spec import PeerSpec
+from centipede.protocol.timing import Timing
+
+AUTO_MTU = 1420
+"""Inner MTU for ``mtu = "auto"``: with 32 bytes of ours, 8 of UDP and 40 of IPv6 it makes an Ethernet frame of 1500."""
+MTU_RANGE = range(1280, 65457)
+"""Less than 1280 would take IPv6 off the interface; more than 65456 does not fit one UDP datagram."""
+WORKERS_RANGE = range(1, 17)
+HEARTBEAT_RANGE_S = (0.02, 10.0)
+MOST_LISTEN = 8
+"""Sockets a node may have, docs/protocol.md "Constants"."""
+
+
+class InterfaceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[interface]`` as written."""
+
+    private_key_file: str | None = None
+    """File with the private key, relative to the configuration; mode 0600. Made by ``centipede genkey``."""
+    private_key: str | None = None
+    """The key itself instead. The configuration file must then be 0600."""
+    address: list[str]
+    """Addresses of the tunnel's interface, with prefix. What a prefix covers needs no route of its own."""
+    listen: list[str] | None = None
+    """Where datagrams come in and leave: ``ADDRESS:PORT``, ``INTERFACE:PORT`` (its addresses, as they come and go, and
+    only through it), ``auto`` (every interface that is up and has a global address). Without a port, 51820. Left out:
+    ``auto`` on a free port, enough for one who only initiates; somebody who is to be found needs a port that stays."""
+    mtu: int | Literal["auto"] = "auto"
+    """MTU of the tunnel's interface, 1280 to 65456; ``auto`` is 1420."""
+    engine: Literal["auto", "python", "native"] = "auto"
+    """``auto`` is the native engine where it was built, else the reference engine."""
+    workers: int | Literal["auto"] = "auto"
+    """Worker threads, 1 to 16; ``auto`` leaves it to the engine."""
+
+
+class PeerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[[peer]]`` as written."""
+
+    public_key: str
+    """The peer's public key, as ``centipede pubkey`` prints it."""
+    name: str | None = None
+    """How ``show`` and ``centipede peer`` call it. Left out: the first 8 characters of the key."""
+    preshared_key_file: str | None = None
+    """File with 32 more secret bytes both ends know; mode 0600. Made by ``centipede genpsk``."""
+    preshared_key: str | None = None
+    """The key itself instead. The configuration file must then be 0600."""
+    endpoints: list[str] = []
+    """Where to look for the peer: host names or addresses, all of them tried at once. Without a port, 51820."""
+    allowed_ips: list[str] = []
+    """Inner networks of the peer: packets to them go to it, and only packets from them are taken from it."""
+    scheduler: Literal["redundant", "fastest", "aggregate", "adaptive"] = "redundant"
+    """``redundant``: each packet on ``copies`` paths at once. ``fastest``: on the best path."""
+    copies: int | Literal["all"] | None = None
+    """For ``redundant``: on how many paths each packet goes, at most as many as there are; 2 if left out."""
+    heartbeat: float = 0.2
+    """Seconds between heartbeats on a path that carries traffic."""
+    allow_remote: list[str] = []
+    """Sources the peer's datagrams may come from. Left out: any."""
+    keepalive: bool = False
+    """Keep the session up without traffic, so that a peer behind NAT stays reachable."""
+    metered: list[str] = []
+
+
+_EXAMPLES = {
+    "private_key_file": 'private_key_file = "site-a.key"',
+    "private_key": 'private_key = "..." with what centipede genkey prints',
+    "address": 'address = ["10.7.0.1/24", "fd07::1/64"]',
+    "listen": 'listen = ["192.0.2.10:51820", "wwan0:51820"]',
+    "mtu": 'mtu = "auto" or mtu = 1420',
+    "engine": 'engine = "auto", "python" or "native"',
+    "workers": 'workers = "auto" or workers = 2',
+    "name": 'name = "laptop"',
+    "public_key": 'public_key = "..." with what centipede pubkey prints',
+    "preshared_key_file": 'preshared_key_file = "laptop.psk"',
+    "preshared_key": 'preshared_key = "..." with what centipede genpsk prints',
+    "endpoints": 'endpoints = ["vpn.example.net:51820", "198.51.100.7:51820"]',
+    "allowed_ips": 'allowed_ips = ["10.7.0.2/32", "fd07::2/128"]',
+    "scheduler": 'scheduler = "redundant" or "fastest"',
+    "copies": 'copies = 2 or copies = "all"',
+    "heartbeat": "heartbeat = 0.2",
+    "allow_remote": 'allow_remote = ["198.51.100.0/24"]',
+    "keepalive": "keepalive = true",
+    "metered": 'metered = ["wwan0"]',
+}
+_SECRET = frozenset({"private_key", "preshared_key"})
+_SECTIONS: dict[str, Any] = {"interface": None, "peer": [], "timing": {}}
+
+_T = TypeVar("_T")
+_Table = TypeVar("_Table", InterfaceTable, PeerTable)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConfig:
+    """One peer, checked."""
+
+    spec: PeerSpec
+    endpoints: tuple[Target, ...]
+    table: Mapping[str, Any] = field(repr=False)
+    """As it was written, to change single keys of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole configuration, checked."""
+
+    file: Path
+    name: str
+    """Of the tunnel and of its interface: the file's name without ``.toml``."""
+    identity: Identity
+    addresses: tuple[InterfaceAddress, ...]
+    listen: tuple[Listen, ...]
+    mtu: int
+    engine: str
+    workers: int | None
+    """None: the engine's default."""
+    peers: tuple[PeerConfig, ...]
+    timing: Timing
+
+    @property
+    def allowed_ips(self) -> tuple[Network, ...]:
+        """Those of all peers."""
+        return tuple(network for peer in self.peers for network in peer.spec.allowed_ips)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in what file, for the beginning of an error's sentence."""
+
+    origin: str
+    section: str
+
+    def fail(self, key: str, problem: str) -> NoReturn:
+        raise ConfigError(": ".join(part for part in (self.origin, self.section, key, problem) if part))
+
+    def within(self, key: str, number: int, allowed: range) -> int:
+        if number not in allowed:
+            self.fail(key, f"{number} is not in {allowed[0]} to {allowed[-1]}; write {_EXAMPLES[key]}")
+        return number
+
+    def parse(self, key: str, text: str, parse: Callable[[str], _T]) -> _T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            self.fail(key, str(error))
+
+    def parse_each(self, key: str, texts: Sequence[str], parse: Callable[[str], _T]) -> tuple[_T, ...]:
+        """Parse a list, in which nothing may stand twice."""
+        values: list[_T] = []
+        for index, text in enumerate(texts):
+            value = self.parse(f"{key}[{index}]", text, parse)
+            if value in values:
+                self.fail(f"{key}[{index}]", f"{text!r} stands there twice; remove one")
+            values.append(value)
+        return tuple(values)
+
+
+def load_config(file: Path) -> Config:
+    """Read and check a configuration file. Raises ConfigError."""
+    whole = _Place(str(file), "")
+    name = whole.parse("", file.stem, parse_name)
+    interface, peer_tables, timing = _sections(_read(file), whole)
+    place = _Place(str(file), "[interface]")
+    table = _convert(interface, InterfaceTable, place)
+    identity = Identity.from_seed(_private_key(table, place, file))
+    if not table.address:
+        place.fail("address", f"the interface needs an address; write {_EXAMPLES['address']}")
+    if table.listen is not None and not 0 < len(table.listen) <= MOST_LISTEN:
+        place.fail(
+            "listen", f"{len(table.listen)} entries, but 1 to {MOST_LISTEN} are possible; remove some or the key"
+        )
+    peers = tuple(parse_peer(peer, str(file), file.parent) for peer in peer_tables)
+    if any("preshared_key" in peer for peer in peer_tables):
+        place.parse("preshared_key", "", lambda _: check_private(file, file.stat().st_mode))
+    addresses = place.parse_each("address", table.address, parse_interface_address)
+    listen = (ANYWHERE,) if table.listen is None else place.parse_each("listen", table.listen, parse_listen)
+    for index, entry in enumerate(listen):
+        if entry.endpoint and any(entry.endpoint.host == str(address.ip) for address in addresses):
+            place.fail(f"listen[{index}]", f"{entry} is inside the tunnel; name an address of another interface")
+        if entry.link == name:
+            place.fail(f"listen[{index}]", f"{name} is the tunnel itself; name another interface")
+    check_peers(peers, identity.public, addresses, str(file))
+    return Config(
+        file=file,
+        name=name,
+        identity=identity,
+        addresses=addresses,
+        listen=listen,
+        mtu=AUTO_MTU if table.mtu == "auto" else place.within("mtu", table.mtu, MTU_RANGE),
+        engine=table.engine,
+        workers=None if table.workers == "auto" else place.within("workers", table.workers, WORKERS_RANGE),
+        peers=peers,
+        timing=_timing(timing, _Place(str(file), "[timing]")),
+    )
+
+
+def parse_peer(written: Mapping[str, Any], origin: str, directory: Path) -> PeerConfig:
+    """Check one peer's table. ``origin`` begins the sentence of an error; key files are relative to ``directory``."""
+    place = _Place(origin, f"[[peer]] {written.get('name', written.get('public_key', ''))}".rstrip())
+    table = _convert(written, PeerTable, place)
+    public_key = place.parse("public_key", table.public_key, _public_key)
+    if table.scheduler not in ("redundant", "fastest"):
+        place.fail("scheduler", f"{table.scheduler!r} is not available in this version; write {_EXAMPLES['scheduler']}")
+    if table.metered:
+        place.fail("metered", "no scheduler of this version spares metered links; remove the key")
+    if table.copies is not None and table.scheduler != "redundant":
+        place.fail("copies", f"scheduler {table.scheduler!r} sends no copies; remove the key or choose redundant")
+    copies = 2 if table.copies is None else table.copies
+    if copies != "all" and copies < 1:
+        place.fail("copies", f"{copies} is less than 1; write {_EXAMPLES['copies']}")
+    shortest, longest = HEARTBEAT_RANGE_S
+    if not shortest <= table.heartbeat <= longest:
+        place.fail(
+            "heartbeat", f"{table.heartbeat:g} s is not between {shortest:g} and {longest:g}; write heartbeat = 0.2"
+        )
+    spec = PeerSpec(
+        public_key=public_key,
+        name=public_key.short if table.name is None else place.parse("name", table.name, parse_peer_name),
+        preshared_key=_preshared_key(table, place, directory),
+        allowed_ips=place.parse_each("allowed_ips", table.allowed_ips, _allowed_ip),
+        scheduler=table.scheduler,
+        copies=None if copies == "all" else copies,
+        heartbeat_s=table.heartbeat,
+        allow_remote=place.parse_each("allow_remote", table.allow_remote, parse_network),
+        keepalive=table.keepalive,
+    )
+    return PeerConfig(spec, place.parse_each("endpoints", table.endpoints, parse_target), dict(written))
+
+
+def check_peers(
+    peers: Sequence[PeerConfig], own: PublicKey, addresses: Sequence[InterfaceAddress], origin: str
+) -> None:
+    """Check what only shows when peers are compared with each other and with the interface. Raises ConfigError."""
+    names: dict[str, _Place] = {}
+    keys: dict[PublicKey, str] = {}
+    networks: dict[Network, str] = {}
+    for spec in (peer.spec for peer in peers):
+        place = _Place(origin, f"[[peer]] {spec.name}")
+        if spec.public_key == own:
+            place.fail("public_key", "is this interface's own; put in what 'centipede pubkey' prints on the other host")
+        if spec.public_key in keys:
+            place.fail("public_key", f"peer {keys[spec.public_key]} has the same; make one entry of the two")
+        if spec.name in names:
+            place.fail("name", "two peers have this name; give each its own")
+        names[spec.name], keys[spec.public_key] = place, spec.name
+        for index, network in enumerate(spec.allowed_ips):
+            if network in networks:
+                place.fail(
+                    f"allowed_ips[{index}]", f"{network} is peer {networks[network]}'s already; remove one of the two"
+                )
+            networks[network] = spec.name
+    tunnelled = [*networks, *(address.network for address in addresses)]
+    for peer in peers:
+        for index, target in enumerate(peer.endpoints):
+            if target.endpoint and (inside := covering(target.endpoint.host, tunnelled)):
+                names[peer.spec.name].fail(
+                    f"endpoints[{index}]",
+                    f"{target} lies inside {inside}, which goes into the tunnel, so the tunnel would carry its own "
+                    "datagrams; name an endpoint outside, or narrow allowed_ips and address",
+                )
+
+
+def covering(host: str, networks: Iterable[Network]) -> Network | None:
+    """The first network that holds the numeric address ``host``."""
+    address = parse_network(host.partition("%")[0]).network_address
+    return next((network for network in networks if network.version == address.version and address in network), None)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            return tomllib.load(stream)
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: there is no such file; write one, or give the path of another") from None
+    except PermissionError:
+        raise ConfigError(f"{file}: this user may not read it; run as root or change its owner") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: not TOML: {error}; see https://toml.io for the notation") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give the path of a TOML file") from None
+
+
+def _sections(written: Mapping[str, Any], whole: _Place) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
+    """The tables of [interface], [[peer]] and [timing]."""
+    for section in written:
+        if section == "cluster":
+            whole.fail(
+                "[cluster]", "several machines of one identity are not available in this version; remove the section"
+            )
+        if section not in _SECTIONS:
+            whole.fail(f"[{section}]", _unknown(section, _SECTIONS, "section"))
+    interface, peers, timing = (written.get(section, default) for section, default in _SECTIONS.items())
+    if not isinstance(interface, dict):
+        whole.fail(
+            "[interface]", 'is missing; add the section with private_key_file = "site-a.key" and address = [...]'
+        )
+    if not isinstance(peers, list) or not all(isinstance(peer, dict) for peer in peers):
+        whole.fail("[[peer]]", "is written in two pairs of brackets, once for each peer; write [[peer]]")
+    if not isinstance(timing, dict):
+        whole.fail("[timing]", "is a section; write [timing] and below it keys such as rekey_s = 120")
+    return interface, peers, timing
+
+
+def _convert(written: Mapping[str, Any], shape: type[_Table], place: _Place) -> _Table:
+    """Give a table its shape. Only names of keys are taken from msgspec's message, the sentence is ours."""
+    try:
+        return msgspec.convert(written, shape)
+    except msgspec.ValidationError as error:
+        what, _, at = str(error).partition(" - at `$.")
+        if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what, re.DOTALL):
+            place.fail(unknown[1], _unknown(unknown[1], shape.__struct_fields__))
+        if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
+            place.fail(missing[1], f"is missing; add {_EXAMPLES[missing[1]]}")
+        key = at.rstrip("`")  # such as copies, or listen[0]
+        name, *index = key.rstrip("]").split("[")
+        value = written[name][int(index[0])] if index else written[name]
+        shown = "this" if name in _SECRET or not isinstance(value, str | int | float) else _toml(value)
+        place.fail(key, f"{shown} does not belong here; write {_EXAMPLES[name]}")
+
+
+def _unknown(key: str, known: Iterable[str], what: str = "key") -> str:
+    known = list(known)
+    nearest = difflib.get_close_matches(key, known, n=1)
+    return f"there is no such {what}; " + (
+        f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
+    )
+
+
+def _toml(value: str | float) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _private_key(table: InterfaceTable, place: _Place, file: Path) -> bytes:
+    if table.private_key_file is not None and table.private_key is not None:
+        place.fail("private_key", "private_key_file is given as well; remove one of the two")
+    if table.private_key_file is not None:
+        return place.parse("private_key_file", table.private_key_file, lambda text: load_key(file.parent / text))
+    if table.private_key is None:
+        place.fail("private_key_file", f"is missing; add {_EXAMPLES['private_key_file']}, made by 'centipede genkey'")
+    place.parse("private_key", table.private_key, lambda _: check_private(file, file.stat().st_mode))
+    return place.parse("private_key", table.private_key, _key("centipede genkey"))
+
+
+def _preshared_key(table: PeerTable, place: _Place, directory: Path) -> bytes:
+    if table.preshared_key_file is not None and table.preshared_key is not None:
+        place.fail("preshared_key", "preshared_key_file is given as well; remove one of the two")
+    if table.preshared_key_file is not None:
+        return place.parse("preshared_key_file", table.preshared_key_file, lambda text: load_key(directory / text))
+    if table.preshared_key is not None:
+        return place.parse("preshared_key", table.preshared_key, _key("centipede genpsk"))
+    return NO_PSK
+
+
+def _key(command: str) -> Callable[[str], bytes]:
+    def parse(text: str) -> bytes:
+        try:
+            return parse_key(text)
+        except ValueError as error:
+            raise ValueError(f"{error}; put in what '{command}' prints") from None
+
+    return parse
+
+
+def _public_key(text: str) -> PublicKey:
+    try:
+        return PublicKey.from_text(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}; put in what 'centipede pubkey' prints on the other host") from None
+
+
+def _allowed_ip(text: str) -> Network:
+    network = parse_network(text)
+    if network.prefixlen == 0:
+        raise ValueError(
+            f"{network} would send the tunnel's own datagrams into the tunnel, and this version does not keep them "
+            "apart; write the networks behind the peer, such as 10.7.0.0/24"
+        )
+    return network
+
+
+def _timing(written: Mapping[str, Any], place: _Place) -> Timing:
+    """Every field of Timing is a key of [timing]; its checks are Timing's own."""
+    known = [each.name for each in dataclasses.fields(Timing)]
+    values: dict[str, Any] = {}
+    for key, value in written.items():
+        if key not in known:
+            place.fail(key, _unknown(key, known))
+        default = getattr(Timing(), key)
+        items = value if isinstance(value, list) else [value]
+        numbers = [float(item) for item in items if isinstance(item, int | float) and not isinstance(item, bool)]
+        if isinstance(default, tuple) != isinstance(value, list) or len(numbers) != len(items):
+            example = list(default) if isinstance(default, tuple) else default
+            place.fail(key, f"{value!r} does not belong here; write numbers like {key} = {example}")
+        if not all(math.isfinite(number) for number in numbers):
+            place.fail(key, f"{value!r} is not a time; write numbers like {key} = {default}")
+        values[key] = tuple(numbers) if isinstance(value, list) else numbers[0]
+    try:
+        return Timing(**values)
+    except ValueError as error:
+        place.fail("", f"{error}; change the value or remove the key")

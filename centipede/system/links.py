@@ -1,0 +1,246 @@
+"""Links: the host's network interfaces, read and configured over netlink.
+
+Owns every use of pyroute2 in Centipede. It knows interfaces, addresses and routes, and nothing of tunnels, peers or
+sockets. What the kernel refuses becomes a :class:`HostError` sentence.
+
+A notification only says *that* something changed; what is true now is always read whole. Lost or reordered
+notifications (the kernel drops them when the socket's buffer is full) therefore do no harm.
+
+Thread rule: one thread uses one :class:`Links`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
+from types import TracebackType
+from typing import Self
+
+from pyroute2 import IPRoute, NetlinkError
+
+from centipede.errors import HostError
+
+TX_QUEUE_LENGTH = 1000
+"""Packets the TUN device holds for us: twice the kernel's 500, which one scheduler tick at 120,000 packets/s fills."""
+GSO_MAX_BYTES = 61440
+"""Largest superpacket the TUN device hands over: with 32 bytes more per segment it still fits one UDP send."""
+
+_RTMGRP_LINK = 0x1
+_RTMGRP_IPV4_IFADDR = 0x10
+_RTMGRP_IPV6_IFADDR = 0x100
+
+_IFF_UP = 0x1
+_IFF_LOOPBACK = 0x8
+_IFA_F_NODAD = 0x02
+_IFA_F_DADFAILED = 0x08
+_IFA_F_DEPRECATED = 0x20
+_IFA_F_TENTATIVE = 0x40
+_SCOPE_GLOBAL = 0
+_ADDR_GEN_MODE_NONE = 1
+_INTERFACE_STATES = "/proc/sys/net/ipv6/conf"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LinkAddress:
+    """A global address that datagrams can be sent from now: its interface is up, it is neither tentative nor old."""
+
+    link: str
+    address: IPv4Address | IPv6Address
+    loopback: bool = False
+    """It belongs to a loopback interface."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkPlan:
+    """How the tunnel's interface shall be: compared with another plan, it says what to change."""
+
+    mtu: int
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]
+    routes: tuple[IPv4Network | IPv6Network, ...]
+
+    @classmethod
+    def of(
+        cls,
+        mtu: int,
+        addresses: Iterable[IPv4Interface | IPv6Interface],
+        allowed_ips: Iterable[IPv4Network | IPv6Network],
+    ) -> LinkPlan:
+        """The plan for these addresses, with a route for every allowed network that no address prefix covers."""
+        addresses = tuple(addresses)
+        routes = {network for network in allowed_ips if not any(_covers(own.network, network) for own in addresses)}
+        return cls(mtu, addresses, tuple(sorted(routes, key=lambda network: (network.version, network))))
+
+
+def _covers(outer: IPv4Network | IPv6Network, inner: IPv4Network | IPv6Network) -> bool:
+    if isinstance(outer, IPv4Network):
+        return isinstance(inner, IPv4Network) and inner.subnet_of(outer)
+    return isinstance(inner, IPv6Network) and inner.subnet_of(outer)
+
+
+class Links:
+    """The interfaces of this network namespace."""
+
+    def __init__(self) -> None:
+        self._netlink = IPRoute()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the netlink socket back."""
+        self._netlink.close()
+
+    def addresses(self) -> tuple[LinkAddress, ...]:
+        """Every usable global address of every interface that is up, in the kernel's order.
+
+        Raises HostError when the kernel does not answer.
+        """
+        try:
+            links = {link["index"]: (link.get("ifname"), link["flags"]) for link in self._netlink.get_links()}
+            found: list[LinkAddress] = []
+            for entry in self._netlink.get_addr():
+                name, flags = links.get(entry["index"], (None, 0))
+                state = entry.get("flags") or 0
+                unusable = state & (_IFA_F_DADFAILED | _IFA_F_DEPRECATED | _IFA_F_TENTATIVE)
+                if name is None or not flags & _IFF_UP or entry["scope"] != _SCOPE_GLOBAL or unusable:
+                    continue
+                # On a point-to-point link "address" is the other end and "local" is ours; IPv6 mostly has no "local".
+                address = ip_address(entry.get("local") or entry.get("address"))
+                found.append(LinkAddress(name, address, bool(flags & _IFF_LOOPBACK)))
+        except (NetlinkError, OSError) as error:
+            raise HostError(f"the kernel did not list the addresses of this host: {error}") from error
+        return tuple(dict.fromkeys(found))
+
+    def configure(self, name: str, plan: LinkPlan, previous: LinkPlan | None = None) -> None:
+        """Make interface ``name`` as ``plan`` says, and bring it up when there was no ``previous`` plan.
+
+        Only the differences to ``previous`` are carried out; what is new comes before what is old goes. Raises
+        HostError and may leave the interface half done: the caller gives it up, or configures it again.
+        """
+        index = self._index(name)
+        if previous is None:
+            self._prepare(name, index, plan.mtu)
+            previous = LinkPlan(plan.mtu, (), ())
+        if plan.mtu != previous.mtu:
+            self._set_mtu(name, index, plan.mtu)
+        for address in plan.addresses:
+            if address not in previous.addresses:
+                self._add_address(name, index, address)
+        for address in previous.addresses:
+            if address not in plan.addresses:
+                self._remove("addr", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+        for network in plan.routes:
+            if network not in previous.routes:
+                self._add_route(name, index, network)
+        for network in previous.routes:
+            if network not in plan.routes:
+                self._remove("route", dst=str(network), oif=index)
+
+    def _index(self, name: str) -> int:
+        found = self._netlink.link_lookup(ifname=name)
+        if not found:
+            raise HostError(f"interface {name} does not exist: it was removed while it was being set up")
+        return int(found[0])
+
+    def _prepare(self, name: str, index: int, mtu: int) -> None:
+        # Without this a TUN device gives itself a link-local address and soon asks for routers through the tunnel.
+        spec = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_MODE_NONE)]})]}
+        for option in ({"IFLA_AF_SPEC": spec}, {"gso_max_size": GSO_MAX_BYTES}):
+            with contextlib.suppress(NetlinkError):  # a kernel without IPv6, or older than the option
+                self._netlink.link("set", index=index, **option)
+        try:
+            self._netlink.link("set", index=index, mtu=mtu, txqlen=TX_QUEUE_LENGTH, state="up")
+        except NetlinkError as error:
+            raise HostError(f"interface {name} could not be brought up with mtu {mtu}: {_reason(error)}") from error
+
+    def _set_mtu(self, name: str, index: int, mtu: int) -> None:
+        try:
+            self._netlink.link("set", index=index, mtu=mtu)
+        except NetlinkError as error:
+            raise HostError(f"interface {name} does not take mtu {mtu}: {_reason(error)}") from error
+
+    def _add_address(self, name: str, index: int, address: IPv4Interface | IPv6Interface) -> None:
+        options: dict[str, int] = {"IFA_FLAGS": _IFA_F_NODAD} if address.version == 6 else {}
+        try:
+            self._netlink.addr(
+                "add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **options
+            )
+        except NetlinkError as error:
+            if address.version == 6 and _ipv6_disabled(name):
+                raise HostError(
+                    f"address {address} could not be given to {name}: IPv6 is switched off on this host; "
+                    f"run 'sysctl net.ipv6.conf.all.disable_ipv6=0', or leave IPv6 addresses out"
+                ) from error
+            raise HostError(f"address {address} could not be given to interface {name}: {_reason(error)}") from error
+
+    def _add_route(self, name: str, index: int, network: IPv4Network | IPv6Network) -> None:
+        try:
+            self._netlink.route(
+                "add", dst=str(network), oif=index, scope="link" if network.version == 4 else "universe"
+            )
+        except NetlinkError as error:
+            if error.code == errno.EEXIST:
+                raise HostError(
+                    f"the route to {network} (allowed_ips) exists already through another interface; "
+                    f"remove it ('ip route del {network}') or take the network out of allowed_ips"
+                ) from error
+            raise HostError(f"the route to {network} through {name} could not be set: {_reason(error)}") from error
+
+    def _remove(self, what: str, **query: object) -> None:
+        # Gone already, with the interface or by somebody's hand: then it is as it should be.
+        with contextlib.suppress(NetlinkError):
+            getattr(self._netlink, what)("del", **query)
+
+
+def _ipv6_disabled(name: str) -> bool:
+    try:
+        with open(f"{_INTERFACE_STATES}/{name}/disable_ipv6", encoding="ascii") as file:  # noqa: PTH123 - procfs, no path logic
+            return file.read().strip() == "1"
+    except OSError:
+        return True
+
+
+def _reason(error: NetlinkError) -> str:
+    if error.code in (errno.EPERM, errno.EACCES):
+        return "permission denied; run as root or with the capability CAP_NET_ADMIN"
+    return os.strerror(error.code) if error.code else str(error)
+
+
+class LinkWatch:
+    """A selectable descriptor that becomes readable when an interface or an address of this namespace changes."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+        )
+        self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def drain(self) -> None:
+        """Take all waiting notifications. Never blocks, never raises: an overflow (ENOBUFS) is a notification too."""
+        while True:
+            try:
+                self._socket.recv(65536)
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    return
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._socket.close()
