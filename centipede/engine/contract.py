@@ -18,7 +18,7 @@ from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.table import Event, ForwardingTable
 
 WAITING_PACKETS = 64
-"""Packets that may wait for a peer's session, per worker and peer."""
+"""Packets that may wait for a peer's session, per worker and peer; the oldest gives way to one more."""
 RESUMED_AFTER_S = 2.0
 """A peer without outbound packets for this long is reported by Resumed when the next one comes."""
 RING_SIZE = 1024

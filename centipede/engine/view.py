@@ -1,0 +1,297 @@
+"""View: a forwarding table as one worker of the reference engine uses it.
+
+Owns two kinds of things. A :class:`View` is the table and the local addresses with everything resolved: immutable, made
+by the control thread, taken by its worker in whole. What outlives a table is bound to the table's numbers and kept in
+:class:`State`: a session's keys, windows and sending counters, a peer's waiting packets, a path's traffic.
+
+What outlives a table is divided among the workers, so that none waits for another: a sending counter belongs to one
+shard and thus to one worker, waiting packets and traffic are each worker's own. The workers share only the windows,
+whose test-and-set takes a lock, and marks that are taken at most once.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+from centipede.engine.contract import WAITING_PACKETS
+from centipede.engine.sockets import SocketAddress, socket_address
+from centipede.protocol.counters import PathCounters
+from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.routing import Routing
+from centipede.protocol.session import Opener, Sealer
+from centipede.protocol.table import ForwardingTable, ReceiveSession, Run, SendPlan, TablePath, TablePeer
+from centipede.protocol.window import Verdict, Window
+
+
+class SharedWindow:
+    """A replay window that all workers use: one lock around its test-and-set, none around the look before."""
+
+    __slots__ = ("_lock", "_window", "test")
+
+    def __init__(self) -> None:
+        self._window = Window()
+        self._lock = threading.Lock()
+        self.test: Callable[[int], Verdict] = self._window.test
+
+    def insert(self, counter: int) -> Verdict:
+        """Accept a counter: NEW to exactly one caller, whatever the threads."""
+        with self._lock:
+            return self._window.insert(counter)
+
+
+class Once:
+    """A mark that exactly one of several threads takes. No lock: a list's ``pop`` is atomic."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = [True]
+
+    def take(self) -> bool:
+        """True for the first caller."""
+        try:
+            return self._left.pop()
+        except IndexError:
+            return False
+
+    def put_back(self) -> None:
+        """Let somebody else be the first."""
+        self._left.append(True)
+
+
+class Counter:
+    """The counter to seal with next, of one (session, own shard). Touched by that shard's worker only."""
+
+    __slots__ = ("next",)
+
+    def __init__(self) -> None:
+        self.next = 0
+
+
+class Session:
+    """What is kept for a session number while tables name it. It goes with the keys."""
+
+    __slots__ = ("counters", "first_data", "opener", "sealer", "windows")
+
+    def __init__(self, receive: ReceiveSession, workers: int) -> None:
+        self.opener = Opener(receive.key)
+        self.sealer: Sealer | None = None
+        self.counters = [Counter() for _ in range(workers)]
+        self.windows: dict[int, SharedWindow] = {}
+        """By source shard."""
+        self.first_data = Once()
+
+    def hear(self, sources: Sequence[Run]) -> None:
+        """Have a window for each of these shards."""
+        for run in sources:
+            for shard in range(run.first, run.first + run.size):
+                self.windows.setdefault(shard, SharedWindow())
+
+
+class Peer:
+    """What is kept for a peer number. The times are written by all workers; whoever is last is right enough."""
+
+    __slots__ = ("last_tx", "resumed_at", "waiting")
+
+    def __init__(self, workers: int) -> None:
+        self.last_tx = float("-inf")
+        self.resumed_at = float("-inf")
+        self.waiting: list[deque[bytes]] = [deque(maxlen=WAITING_PACKETS) for _ in range(workers)]
+
+
+class Traffic:
+    """One worker's share of a path's counters."""
+
+    __slots__ = ("largest", "last_rx", "rx_bytes", "rx_copies", "rx_packets", "tx_bytes", "tx_packets")
+
+    def __init__(self) -> None:
+        self.rx_packets = self.rx_bytes = self.rx_copies = self.tx_packets = self.tx_bytes = self.largest = 0
+        self.last_rx = 0.0
+
+
+class Path:
+    """What is kept for a path number: its traffic, counted by each worker apart."""
+
+    __slots__ = ("traffic",)
+
+    def __init__(self, workers: int) -> None:
+        self.traffic = [Traffic() for _ in range(workers)]
+
+    def received(self) -> int:
+        return sum(part.rx_packets for part in self.traffic)
+
+    def read(self) -> PathCounters:
+        """The workers' shares added up."""
+        return PathCounters(
+            rx_packets=self.received(),
+            rx_bytes=sum(part.rx_bytes for part in self.traffic),
+            rx_copies=sum(part.rx_copies for part in self.traffic),
+            tx_packets=sum(part.tx_packets for part in self.traffic),
+            tx_bytes=sum(part.tx_bytes for part in self.traffic),
+            largest=max(part.largest for part in self.traffic),
+            last_rx=max(part.last_rx for part in self.traffic),
+        )
+
+
+class Hop(NamedTuple):
+    """One path of a plan."""
+
+    socket: socket.socket | None
+    """None while the local address is not served or the remote one cannot be reached from it."""
+    address: SocketAddress
+    traffic: Traffic
+
+
+class Plan(NamedTuple):
+    """A SendPlan."""
+
+    sealer: Sealer
+    counter: Counter
+    source: int
+    base: bytes
+    shard: int
+    hops: tuple[Hop, ...]
+
+
+class Outlet(NamedTuple):
+    """A peer to send to."""
+
+    number: int
+    peer: Peer
+    waiting: deque[bytes]
+    plan: Plan | None
+
+
+class Inlet(NamedTuple):
+    """A session to receive under."""
+
+    number: int
+    peer: int
+    opener: Opener
+    windows: Mapping[int, SharedWindow]
+    """By source shard."""
+    first_data: Once | None
+    """Set while the session is pending."""
+
+
+Strangers: TypeAlias = dict[tuple[int, Endpoint, SocketAddress], Once]
+"""4-tuples that are no path of the peer, marked when the node was told. Grows under one table, then starts afresh."""
+
+
+class View(NamedTuple):
+    """A forwarding table and the local addresses, resolved for one worker."""
+
+    run: Run
+    lookup: Callable[[bytes], int | None]
+    """The peer that a packed inner address belongs to."""
+    outlets: Mapping[int, Outlet]
+    """By peer."""
+    inlets: Mapping[bytes, Inlet]
+    """By session base."""
+    sockets: Mapping[Endpoint, socket.socket]
+    paths: Mapping[Endpoint, Mapping[tuple[int, SocketAddress], Path]]
+    """By local address, then by peer and remote address."""
+    strangers: Strangers
+    taken: threading.Event
+    """Set by the worker when it uses this view and none before."""
+
+
+def empty_view() -> View:
+    """The view before the first table."""
+    return View(Run(), Routing(()).lookup, {}, {}, {}, {}, {}, threading.Event())
+
+
+class State:
+    """The table that applies now and all that is kept from table to table. Belongs to the control thread."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._table = ForwardingTable(0, Run(0, (workers - 1).bit_length()))
+        self._sessions: dict[int, Session] = {}
+        self._newest_session = -1
+        self._strangers: Strangers = {}
+        self.peers: dict[int, Peer] = {}
+        self.paths: dict[int, Path] = {}
+
+    def adopt(self, table: ForwardingTable) -> None:
+        """Keep what the table names, begin what is new, forget the rest.
+
+        Raises ValueError, and changes nothing, if a session would live twice (its counters would begin again, and
+        repeat nonces), if workers would have to share a shard, or if a plan's session is not among the table's.
+        """
+        if table.run.size < self._workers:
+            raise ValueError(f"{self._workers} workers cannot have a shard each of {table.run}")
+        named = {receive.session: receive for receive in table.sessions}
+        begun = sorted(named.keys() - self._sessions.keys())
+        if begun and begun[0] <= self._newest_session:
+            raise ValueError(f"session {begun[0]} would live twice")
+        if any(peer.plan and peer.plan.session not in named for peer in table.peers):
+            raise ValueError("a plan's session is not among the table's sessions")
+
+        workers = self._workers
+        self._sessions = {n: self._sessions.get(n) or Session(receive, workers) for n, receive in named.items()}
+        self._newest_session = max(begun, default=self._newest_session)
+        for number, receive in named.items():
+            self._sessions[number].hear(receive.sources)
+        self.peers = {peer.peer: self.peers.get(peer.peer) or Peer(workers) for peer in table.peers}
+        numbers = {path.path for peer in table.peers for path in _paths_of(peer)}
+        self.paths = {number: self.paths.get(number) or Path(workers) for number in numbers}
+        self._strangers = {}
+        self._table = table
+
+    def views(self, sockets: Mapping[Endpoint, Sequence[socket.socket]]) -> list[View]:
+        """The present table for each worker. ``sockets`` are those of each local address, one per worker."""
+        lookup = Routing(self._table.routes).lookup
+        inlets = {receive.base: self._inlet(receive) for receive in self._table.sessions}
+        paths: dict[Endpoint, dict[tuple[int, SocketAddress], Path]] = {local: {} for local in sockets}
+        for peer in self._table.peers:
+            for path in _paths_of(peer):
+                address = _address(path)
+                if address and path.local in paths:
+                    paths[path.local][peer.peer, address] = self.paths[path.path]
+        views = []
+        for worker in range(self._workers):
+            own = {local: of_local[worker] for local, of_local in sockets.items()}
+            outlets = {peer.peer: self._outlet(peer, own, worker) for peer in self._table.peers}
+            taken = threading.Event()
+            views.append(View(self._table.run, lookup, outlets, inlets, own, paths, self._strangers, taken))
+        return views
+
+    def _inlet(self, receive: ReceiveSession) -> Inlet:
+        session = self._sessions[receive.session]
+        first_data = session.first_data if receive.pending else None
+        return Inlet(receive.session, receive.peer, session.opener, dict(session.windows), first_data)
+
+    def _outlet(self, peer: TablePeer, sockets: Mapping[Endpoint, socket.socket], worker: int) -> Outlet:
+        kept = self.peers[peer.peer]
+        plan = self._plan(peer.plan, sockets, worker) if peer.plan else None
+        return Outlet(peer.peer, kept, kept.waiting[worker], plan)
+
+    def _plan(self, plan: SendPlan, sockets: Mapping[Endpoint, socket.socket], worker: int) -> Plan:
+        session = self._sessions[plan.session]
+        session.sealer = session.sealer or Sealer(plan.key)
+        hops = []
+        for path in plan.paths[: plan.copies]:
+            address = _address(path)
+            traffic = self.paths[path.path].traffic[worker]
+            hops.append(Hop(sockets.get(path.local) if address else None, address or ("", 0), traffic))
+        source, shard = self._table.run.shard_of(worker), plan.run.shard_of(worker)
+        return Plan(session.sealer, session.counters[worker], source, plan.base, shard, tuple(hops))
+
+
+def _paths_of(peer: TablePeer) -> tuple[TablePath, ...]:
+    return peer.paths + (peer.plan.paths if peer.plan else ())
+
+
+def _address(path: TablePath) -> SocketAddress | None:
+    """A path's remote address as its local socket takes it; None if it cannot, or if the address's zone is gone."""
+    if path.local.version != path.remote.version:
+        return None
+    try:
+        return socket_address(path.remote)
+    except OSError:
+        return None
