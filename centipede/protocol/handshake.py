@@ -159,7 +159,7 @@ class Attempt:
         ``psk`` is 32 bytes (NO_PSK for none), ``timestamp`` u64, ``base`` the 6 random bytes that this machine will
         receive under, ``shard`` its own, ``random`` 32 bytes. Raises ValueError if one of them cannot be.
         """
-        ephemeral = identity.hedge(struct.pack(">Q", timestamp), random)
+        ephemeral = identity.hedge(_encode_timestamp(timestamp), random)
         return cls.from_ephemeral(
             identity, remote, psk, timestamp=timestamp, base=base, shard=shard, params=params, ephemeral=ephemeral
         )
@@ -186,7 +186,7 @@ class Attempt:
         start = _INITIATE + private.public_key().public_bytes_raw()
         h1 = _hash(_hash(_PROTO, remote.raw), start)
         chaining, key = _kdf(_PROTO, private.exchange(X25519PublicKey.from_public_bytes(remote.x25519)), 2)
-        body = _BODY1.pack(identity.public.raw, struct.pack(">Q", timestamp), sid, params.encode())
+        body = _BODY1.pack(identity.public.raw, _encode_timestamp(timestamp), sid, params.encode())
         signature = identity.sign(_SIGN_INITIATE + h1 + body)
         sealed = ChaCha20Poly1305(key).encrypt(_ZERO_NONCE, body + signature, h1)
         covered = start + sealed
@@ -222,7 +222,7 @@ class Attempt:
             raise Refused(DropReason.ACKNOWLEDGE_UNDECRYPTABLE) from None
         body, signature = opened[:-_SIGNATURE_BYTES], opened[-_SIGNATURE_BYTES:]
         timestamp, sid, params = _BODY2.unpack(body)
-        if timestamp != struct.pack(">Q", self.timestamp):
+        if timestamp != _encode_timestamp(self.timestamp):
             raise Refused(DropReason.ACKNOWLEDGE_UNDECRYPTABLE)
         _verify(self.remote, signature, _SIGN_ACKNOWLEDGE + h3 + self._identity.public.raw + body)
         base, shard = _decode_sid(sid)
@@ -275,7 +275,7 @@ class Initiate:
         h3 = _hash(self._transcript, start)
         shared = private.exchange(X25519PublicKey.from_public_bytes(self._ephemeral))
         chaining, key = _kdf(self._chaining, shared + psk, 2)
-        body = _BODY2.pack(struct.pack(">Q", self.timestamp), _encode_sid(base, shard), params.encode())
+        body = _BODY2.pack(_encode_timestamp(self.timestamp), _encode_sid(base, shard), params.encode())
         signature = identity.sign(_SIGN_ACKNOWLEDGE + h3 + self.remote.raw + body)
         sealed = ChaCha20Poly1305(key).encrypt(_ZERO_NONCE, body + signature, h3)
         covered = start + sealed
@@ -376,6 +376,12 @@ def _verify(public: PublicKey, signature: bytes, message: bytes) -> None:
 def _check_psk(psk: bytes) -> None:
     if len(psk) != KEY_BYTES:
         raise ValueError(f"a preshared key has {KEY_BYTES} bytes, not {len(psk)}")
+
+
+def _encode_timestamp(timestamp: int) -> bytes:
+    if not 0 <= timestamp < 2**64:
+        raise ValueError(f"timestamp {timestamp} does not fit 64 bits")
+    return timestamp.to_bytes(8, "big")
 
 
 def _encode_sid(base: bytes, shard: int) -> bytes:

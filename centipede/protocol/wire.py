@@ -100,7 +100,8 @@ class Heartbeat:
         """The plaintext. Raises ValueError if a value does not fit its field."""
         if self.padding_bytes and not self.probe:
             raise ValueError("only a probe has padding")
-        if len(self.challenge) != CHALLENGE_BYTES or len(self.response or self.challenge) != CHALLENGE_BYTES:
+        response = bytes(CHALLENGE_BYTES) if self.response is None else self.response
+        if len(self.challenge) != CHALLENGE_BYTES or len(response) != CHALLENGE_BYTES:
             raise ValueError(f"challenge and response have {CHALLENGE_BYTES} bytes")
         if not 0 <= self.k <= LARGEST_K:
             raise ValueError(f"k is 0..{LARGEST_K}, not {self.k}")
@@ -120,7 +121,7 @@ class Heartbeat:
                 encode_centiseconds(self.next_in_s),
                 self.largest_bytes,
                 self.challenge,
-                self.response or bytes(CHALLENGE_BYTES),
+                response,
                 self.t1_us,
                 self.echo_us,
                 self.arrival_us,
