@@ -1,4 +1,4 @@
-"""Writes the wire vectors, tests/vectors/*.json, from docs/protocol.md alone: ``python tests/vectors/generate.py DIR``.
+"""Writes the wire vectors, tests/vectors/*.json, from docs/protocol.md alone: ``python -m tests.vectors.generate DIR``.
 
 A second witness of the wire: it and the modules beside it import the standard library's hashes and nothing else,
 neither the project nor a cryptographic library. Equal input gives equal output, byte for byte. README.md says what the
@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from handshakes import handshake, keys
-from inners import inner
-from packets import control, session, window
-from primitives import check_primitives
+from tests.vectors.handshakes import handshake, keys
+from tests.vectors.inners import inner
+from tests.vectors.packets import control, session, window
+from tests.vectors.primitives import check_primitives
 
 FILES = {
     "keys": keys,
@@ -47,5 +47,5 @@ def main(directory: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python tests/vectors/generate.py DIRECTORY")
+        sys.exit("usage: python -m tests.vectors.generate DIRECTORY")
     main(sys.argv[1])

@@ -4,8 +4,8 @@ from base64 import b64encode
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from packets import session_packet
-from primitives import (
+from tests.vectors.packets import session_packet
+from tests.vectors.primitives import (
     Case,
     L,
     P,

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from primitives import Case, fill, u
+from tests.vectors.primitives import Case, fill, u
 
 TCP, UDP = 6, 17
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from primitives import Case, aead, fill, u
+from tests.vectors.primitives import Case, aead, fill, u
 
 
 def session_packet(
