@@ -146,6 +146,8 @@ def inner() -> dict[str, Any]:
             (TCP, "data offset 16", segment[:12] + b"\x40" + segment[13:]),
             (TCP, "data offset beyond the segment", segment[:12] + b"\x70" + segment[13:]),
             (UDP, "UDP header cut", whole[:7]),
+            (UDP, "UDP header cut, its length to match", whole[:4] + u(7, 2) + whole[6:7]),
+            (UDP, "no UDP header", b""),
             (UDP, "UDP length too great", whole[:4] + u(13, 2) + whole[6:]),
             (UDP, "UDP length too small", whole[:4] + u(11, 2) + whole[6:]),
             (UDP, "UDP length 0", whole[:4] + bytes(2) + whole[6:]),
