@@ -63,6 +63,10 @@ class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
     stream: int = 0
     interval_s: float = 0.1
     """Length of one interval of the series. Without a rate the whole stream is one interval."""
+    longest_s: float | None = None
+    """Without a rate: send for this long at most."""
+    nap_s: float = 0.0
+    """The receiver looks only this often, which spares the sender waking it for every datagram; times are as coarse."""
     quiet_s: float = 0.3
     """The receiver, once told to stop, goes on until nothing has come for this long."""
     result: str = ""
@@ -226,7 +230,7 @@ def _longest_zero_run(seen: NDArray[np.uint8]) -> int:
 
 
 def send(spec: StreamSpec, stop: threading.Event) -> Sent:
-    """Send the stream; returns when all is offered, when ``stop`` is set, or a second after it should have ended."""
+    """Send the stream. Returns when all is offered, ``stop`` is set, or time is up (with a rate, one second late)."""
     batch = Batch(_SEND_BATCH, spec.size)
     headers = batch.buffer[:, : HEADER.itemsize].view(HEADER)[:, 0]
     headers["stream"] = spec.stream
@@ -235,7 +239,8 @@ def send(spec: StreamSpec, stop: threading.Event) -> Sent:
     with _socket(spec) as sock:
         sock.connect((spec.host, spec.port))
         began = time.monotonic_ns()
-        deadline = began + int((spec.count / spec.rate + _LATE_S) * 1e9) if spec.rate else None
+        longest_s = spec.count / spec.rate + _LATE_S if spec.rate else spec.longest_s
+        deadline = None if longest_s is None else began + int(longest_s * 1e9)
         while offered < spec.count and not stop.is_set():
             now = time.monotonic_ns()
             if deadline is not None and now > deadline:
@@ -278,6 +283,8 @@ def receive(spec: StreamSpec, stop: threading.Event) -> Received:
         last = time.monotonic()
         while True:
             poll.poll(_WAKE_UP_S * 1e3)
+            if spec.nap_s:
+                select.select([], [], [], spec.nap_s)
             count = chunk.receive(sock, waiting)
             now_ns = time.monotonic_ns()
             now = now_ns / 1e9

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from centipede.engine import native_unavailable
 from centipede.errors import CentipedeError
 from centipede.protocol.identity import Identity
 from lab.process import Process, wait_until
@@ -49,9 +50,7 @@ class Centipede(Tunnel):
             return "this machine has no /dev/net/tun"
         if self.engine != "native":
             return None
-        from centipede.engine import native  # the C engine may not have been built; asking it says why
-
-        return native.available()
+        return native_unavailable()
 
     def version(self) -> dict[str, str]:
         try:

@@ -1,0 +1,236 @@
+"""The chart of a comparison: throughput and added latency side by side, one bar for each contender.
+
+Drawn from a results file alone, so that the same file always gives the same picture, down to the bytes of the SVG. A
+contender without a figure keeps its row, with the reason in words. A baseline that would dwarf all others is cut off at
+the edge, visibly, and its figure says how far it really goes.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from lab.comparison import (
+    BASELINE,
+    RIVAL,
+    Comparison,
+    Contender,
+    Summary,
+    absence,
+    load,
+    ratios,
+    render,
+    summarise,
+    summary,
+)
+
+PANELS = (
+    ("tcp-1", "TCP throughput, one stream", "Gbit/s, more is better"),
+    ("added-idle", "Added latency, idle", "µs on a round trip, less is better"),
+)
+"""Measure, title and axis of each panel."""
+COLOURS = {
+    "plain": "#aab2bd",
+    "centipede": "#c2410c",
+    "centipede-2x": "#ea7a3b",
+    "centipede-1w": "#9a3412",
+    "centipede-python": "#f2a878",
+    "centipede-python-2x": "#f7cdae",
+    "wireguard-go": "#1f5f8b",
+    "wireguard-kernel": "#7fa8c9",
+}
+_OTHER = "#6b7280"
+_INK, _MUTED, _RULE = "#1f2933", "#5f6b7a", "#d5dae1"
+_BAR = 0.62
+_WORDS_WIDTH = 34
+_NOTE_WIDTH = 150
+_STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10.0,
+    "text.color": _INK,
+    "axes.edgecolor": _RULE,
+    "axes.labelcolor": _MUTED,
+    "xtick.color": _MUTED,
+    "ytick.color": _INK,
+    # the SVG's identifiers are drawn from this in place of chance
+    "svg.hashsalt": "centipede",
+    "svg.fonttype": "path",
+}
+
+
+class Row(NamedTuple):
+    """One contender's bar in one panel."""
+
+    key: str
+    figure: Summary | None
+    ratio: Summary | None
+    """To the rival, formed inside each repetition; None where it says nothing."""
+    words: str
+    """Why there is no figure."""
+
+
+def rows(comparison: Comparison, measure: str) -> list[Row]:
+    """Return the bars of a panel, from top to bottom."""
+    return [_row(comparison, contender, measure) for contender in comparison.contenders]
+
+
+def draw(comparison: Comparison, directory: Path) -> None:
+    """Write ``benchmark.svg`` and ``benchmark.png`` into an existing directory."""
+    with mpl.rc_context(_STYLE):
+        figure = _figure(comparison)
+        figure.savefig(directory / "benchmark.svg", metadata={"Date": None, "Creator": "centipede lab"})
+        figure.savefig(directory / "benchmark.png", dpi=160, metadata={"Software": "centipede lab"})
+
+
+def note(comparison: Comparison) -> str:
+    """Return where and how it was measured, in one paragraph."""
+    machine, conditions = comparison.machine, comparison.conditions
+    versions = [
+        f"{contender.key} {next(iter(contender.version.values()))}"
+        for contender in comparison.contenders
+        if contender.key in ("centipede", RIVAL) and contender.version
+    ]
+    if "commit" in machine.git:
+        versions.append(
+            f"commit {machine.git['commit'][:10]}{' with changes' if machine.git['state'] != 'clean' else ''}"
+        )
+    gigabytes = machine.memory_bytes / 2**30
+    parts = [
+        (
+            f"{comparison.began_at[:10]}, {machine.host}: {machine.processor or machine.architecture}, "
+            f"{machine.cores} cores shared by both ends and the load, {gigabytes:.0f} GiB, "
+            f"{machine.system}, Linux {machine.kernel}"
+        ),
+        ", ".join(versions),
+        (
+            f"MTU {conditions.mtu}, IPv{conditions.inner_version} over IPv{conditions.outer_version}, "
+            f"TCP {conditions.tcp_congestion_control}, ping every 4 ms"
+        ),
+        (
+            f"median of {comparison.repetitions} alternated runs, whiskers from lowest to highest, "
+            f"× is the ratio to {RIVAL} in the same run"
+        ),
+    ]
+    return "; ".join(part for part in parts if part) + "."
+
+
+def _row(comparison: Comparison, contender: Contender, measure: str) -> Row:
+    figure = summary(comparison, contender.key, measure)
+    if figure is None:
+        return Row(contender.key, None, None, absence(comparison, contender.key, measure))
+    ratio = None if contender.key in (BASELINE, RIVAL) else summarise(ratios(comparison, contender.key, measure))
+    return Row(contender.key, figure, ratio, "")
+
+
+def _figure(comparison: Comparison) -> Figure:
+    number = len(comparison.contenders)
+    height = 0.46 * number + 1.75
+    figure = Figure(figsize=(11.0, height), facecolor="white")
+    panels = figure.subplots(1, len(PANELS), sharey=True)
+    figure.subplots_adjust(left=0.22, right=0.985, wspace=0.07, top=1 - 0.62 / height, bottom=1.08 / height)
+    for axes, (measure, title, axis) in zip(panels, PANELS, strict=True):
+        _panel(axes, rows(comparison, measure), measure)
+        axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", pad=10)
+        axes.set_xlabel(axis, fontsize=9, labelpad=5)
+    panels[0].set_yticks(range(number), [contender.label for contender in comparison.contenders], fontsize=10.5)
+    panels[0].set_ylim(number - 0.45, -0.55)
+    figure.text(
+        0.012,
+        0.10 / height,
+        textwrap.fill(note(comparison), _NOTE_WIDTH),
+        fontsize=7.6,
+        color=_MUTED,
+        va="bottom",
+        linespacing=1.35,
+    )
+    return figure
+
+
+def _panel(axes: Any, bars: Sequence[Row], measure: str) -> None:
+    edge = _edge(bars)
+    axes.set_xlim(0, edge)
+    for spine in ("top", "right", "bottom"):
+        axes.spines[spine].set_visible(False)
+    axes.tick_params(axis="both", length=0)
+    axes.tick_params(axis="x", labelsize=8.5)
+    axes.xaxis.grid(visible=True, color=_RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for y, row in enumerate(bars):
+        if row.figure is None:
+            words = textwrap.shorten(row.words, 2 * _WORDS_WIDTH, placeholder=" ...")
+            axes.text(
+                edge * 0.012,
+                y,
+                textwrap.fill(words, _WORDS_WIDTH),
+                va="center",
+                fontsize=8.5,
+                color=_MUTED,
+                style="italic",
+            )
+        elif measure.startswith("added-") and row.key == BASELINE:
+            axes.text(edge * 0.012, y, "the baseline", va="center", fontsize=8.5, color=_MUTED, style="italic")
+        else:
+            _bar(axes, y, row, row.figure, edge)
+
+
+def _bar(axes: Any, y: int, row: Row, figure: Summary, edge: float) -> None:
+    colour = COLOURS.get(row.key, _OTHER)
+    label = render(figure.median)
+    if figure.median > edge:
+        _cut_bar(axes, y, colour, label, edge)
+        return
+    axes.barh(y, figure.median, height=_BAR, color=colour, linewidth=0)
+    low, high = max(0.0, figure.low), min(figure.high, edge)
+    if figure.number > 1:
+        axes.plot([low, high], [y, y], color=_INK, linewidth=1.1, solid_capstyle="butt")
+        for end in (low, high):
+            axes.plot([end, end], [y - 0.12, y + 0.12], color=_INK, linewidth=1.1)
+    end = max(high, figure.median) + edge * 0.014
+    written = axes.text(end, y, label, va="center", fontsize=10, fontweight="bold")
+    if row.ratio is not None:
+        axes.annotate(
+            f"{render(row.ratio.median)}×",
+            xy=(1.0, 0.5),
+            xycoords=written,
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            color=_MUTED,
+        )
+
+
+def _cut_bar(axes: Any, y: int, colour: str, label: str, edge: float) -> None:
+    """A bar that goes on beyond the panel: a gap shows that it is cut, and the figure stands inside."""
+    axes.barh(y, edge, height=_BAR, color=colour, linewidth=0, clip_on=True)
+    for offset in (0.0, 0.013):
+        x = edge * (0.80 + offset)
+        slant = edge * 0.008
+        axes.plot([x - slant, x + slant], [y + _BAR / 2 + 0.02, y - _BAR / 2 - 0.02], color="white", linewidth=2.4)
+    axes.text(edge * 0.985, y, label, va="center", ha="right", fontsize=10, fontweight="bold")
+
+
+def _edge(bars: Sequence[Row]) -> float:
+    """Where a panel ends: room for the figures of all but a baseline that would dwarf them."""
+    highest = [row.figure.high for row in bars if row.figure is not None and row.key != BASELINE]
+    baseline = [row.figure.high for row in bars if row.figure is not None and row.key == BASELINE]
+    return max(highest or baseline or [1.0]) * 1.3 or 1.0
+
+
+@click.command("chart")
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), help="Directory; by default that of RESULTS."
+)
+def chart(results: Path, output: Path | None) -> None:
+    """Draw the chart of RESULTS, a results.json or its directory, once more."""
+    directory = output or (results if results.is_dir() else results.parent)
+    directory.mkdir(parents=True, exist_ok=True)
+    draw(load(results), directory)
+    click.echo(directory / "benchmark.png")

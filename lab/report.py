@@ -1,0 +1,146 @@
+"""The report of a comparison: a table for the terminal, and a page that needs nothing but itself.
+
+Made from a results file alone. The page shows every figure with its spread, every single value, the ratios, and all
+that is known of the machine and the programs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jinja2
+from markupsafe import Markup
+from rich.table import Table
+from rich.text import Text
+
+from lab.chart import COLOURS
+from lab.comparison import (
+    BASELINE,
+    MEASURES,
+    NO_TRAINS,
+    RIVAL,
+    USUAL,
+    Comparison,
+    Contender,
+    Sample,
+    Summary,
+    absence,
+    measured,
+    ratios,
+    render,
+    summarise,
+    summary,
+)
+
+SETTINGS = {USUAL: "", NO_TRAINS: ", links without UDP segmentation offload"}
+"""What a setting adds to the name of a measure."""
+_TERMINAL_MEASURES = ("tcp-1", "tcp-4", "udp", "udp-64", "added-idle", "added-busy", "cpu")
+_SHORT = {
+    "tcp-1": "TCP 1",
+    "tcp-4": "TCP 4",
+    "udp": "UDP",
+    "udp-64": "UDP 64 B",
+    "added-idle": "added, idle",
+    "added-busy": "added, busy",
+    "cpu": "CPU",
+}
+
+
+class Cell(NamedTuple):
+    """A figure in a table."""
+
+    figure: Summary | None
+    ratio: Summary | None
+    words: str
+
+    @property
+    def text(self) -> str:
+        """The median, or in words why there is none."""
+        return self.words if self.figure is None else render(self.figure.median)
+
+    @property
+    def spread(self) -> str:
+        """Lowest and highest, where there are several."""
+        return "" if self.figure is None or self.figure.number < 2 else _range(self.figure)
+
+    @property
+    def ratio_text(self) -> str:
+        """The ratio to the rival with its spread, empty where it says nothing."""
+        return "" if self.ratio is None else f"{render(self.ratio.median)}× ({_range(self.ratio)})"
+
+
+def cell(comparison: Comparison, contender: str, measure: str, setting: str = USUAL) -> Cell:
+    """Return a contender's figure, and its ratio to the rival formed inside each repetition."""
+    figure = summary(comparison, contender, measure, setting)
+    if figure is None:
+        return Cell(None, None, absence(comparison, contender, measure, setting))
+    related = {} if contender in (BASELINE, RIVAL) else ratios(comparison, contender, measure, setting)
+    return Cell(figure, summarise(related), "")
+
+
+def render_table(comparison: Comparison) -> Table:
+    """Return the main figures as a table for the terminal."""
+    shown = [measure for measure, setting in measured(comparison) if setting == USUAL and measure in _TERMINAL_MEASURES]
+    table = Table(title=f"median of {comparison.repetitions}, × is the ratio to {RIVAL}", title_justify="left")
+    table.add_column("")
+    for measure in shown:
+        table.add_column(f"{_SHORT[measure]}\n{MEASURES[measure].unit}", justify="right")
+    for contender in comparison.contenders:
+        reason = contender.unavailable or (contender.failures[-1] if not _took_part(comparison, contender) else "")
+        if reason:
+            table.add_row(f"{contender.label}: {reason}")
+        else:
+            table.add_row(contender.label, *(_terminal_text(comparison, contender, measure) for measure in shown))
+    return table
+
+
+def render_report(comparison: Comparison, chart_svg: str) -> str:
+    """Return the page. ``chart_svg`` is the chart, which becomes part of it."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lab"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters["figure"] = render
+    return environment.get_template("report.html.j2").render(
+        run=comparison,
+        chart=Markup(chart_svg[chart_svg.index("<svg") :]),  # noqa: S704 - our own drawing, without the XML header
+        colours=COLOURS,
+        rival=RIVAL,
+        measures=[
+            (MEASURES[measure], SETTINGS.get(setting, f", {setting}"), _rows(comparison, measure, setting))
+            for measure, setting in measured(comparison)
+        ],
+        samples=[(sample, _sample_value(sample)) for sample in comparison.samples],
+        labels={contender.key: contender.label for contender in comparison.contenders},
+        measure_names={key: measure.label for key, measure in MEASURES.items()},
+    )
+
+
+def _rows(comparison: Comparison, measure: str, setting: str) -> list[tuple[Contender, Cell]]:
+    return [(contender, cell(comparison, contender.key, measure, setting)) for contender in comparison.contenders]
+
+
+def _took_part(comparison: Comparison, contender: Contender) -> bool:
+    return not contender.failures or any(sample.contender == contender.key for sample in comparison.samples)
+
+
+def _terminal_text(comparison: Comparison, contender: Contender, measure: str) -> Text:
+    if contender.key == BASELINE and measure.startswith("added-"):
+        return Text("-", style="dim")
+    found = cell(comparison, contender.key, measure)
+    if found.figure is None:
+        return Text("failed" if found.words.startswith("failed") else "-", style="dim")
+    text = Text(found.text, style="bold")
+    if found.ratio is not None:
+        text.append(f" {render(found.ratio.median)}×", style="not bold dim")
+    return text
+
+
+def _sample_value(sample: Sample) -> str:
+    if sample.value is None:
+        return sample.failure
+    measure = MEASURES[sample.measure]
+    return f"{render(sample.value / measure.scale)} {measure.unit}"
+
+
+def _range(figure: Summary) -> str:
+    return f"{render(figure.low)} to {render(figure.high)}"
