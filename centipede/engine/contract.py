@@ -21,6 +21,8 @@ WAITING_PACKETS = 64
 """Packets that may wait for a peer's session, per worker and peer; the oldest gives way to one more."""
 RESUMED_AFTER_S = 2.0
 """A peer without outbound packets for this long is reported by Resumed when the next one comes."""
+RESUMED_AGAIN_S = 1.0
+"""While a peer's packets wait, Resumed is repeated this often, as long as more of them come."""
 RING_SIZE = 1024
 """Events of one kind that may wait for the control thread, per worker; more are dropped and counted."""
 

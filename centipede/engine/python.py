@@ -28,7 +28,7 @@ from typing import ClassVar
 
 from cryptography.hazmat.backends.openssl import backend as openssl
 
-from centipede.engine.contract import RESUMED_AFTER_S, RING_SIZE, WAITING_PACKETS, Engine
+from centipede.engine.contract import RESUMED_AFTER_S, RESUMED_AGAIN_S, RING_SIZE, WAITING_PACKETS, Engine
 from centipede.engine.rings import Rings
 from centipede.engine.sockets import (
     LATE_ERRORS,
@@ -47,8 +47,6 @@ from centipede.protocol.session import COUNTER_LIMIT, Header, is_handshake, pars
 from centipede.protocol.table import Datagram, Event, FirstData, ForwardingTable, NewRemote, Resumed
 from centipede.protocol.window import Verdict
 
-RESUMED_AGAIN_S = 1.0
-"""While packets wait because there is no session, Resumed is repeated this often, lest the node forget the peer."""
 REST_AFTER_FAILURE_S = 0.1
 """A descriptor whose reading failed is left alone for so long: a vanished TUN device stays readable for ever."""
 BATCH = 32

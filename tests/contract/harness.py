@@ -99,6 +99,13 @@ class End:
     def take_many(self, count: int) -> list[bytes]:
         return [self.take() for _ in range(count)]
 
+    def take_waiting(self) -> list[bytes]:
+        """Whatever has arrived."""
+        taken = []
+        while not self.silent():
+            taken.append(self.take())
+        return taken
+
     def silent(self) -> bool:
         """Whether nothing has arrived. For use after a later packet was seen to arrive or be counted."""
         return not readable(self.socket, 0)
@@ -232,10 +239,28 @@ class Rig:
             assert readable(self.engine.event_fd, deadline - time.monotonic()), f"no {kind.__name__}"
             self._waiting += self.engine.events()
 
+    def events(self, count: int) -> list[Event]:
+        """The next events of any kind, as many as asked for, which must come."""
+        deadline = time.monotonic() + DEADLINE_S
+        while len(self._waiting) < count:
+            assert readable(self.engine.event_fd, deadline - time.monotonic()), f"only {self._waiting}"
+            self._waiting += self.engine.events()
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        return taken
+
     def events_left(self) -> list[Event]:
         """The events nobody asked for."""
         left, self._waiting = self._waiting + self.engine.events(), []
         return left
+
+    def expect_path(self, index: int = 0, **fields: float) -> None:
+        """Wait until a path's counters are these."""
+
+        def counted() -> bool:
+            path = self.engine.counters().paths[self.PATH + index]
+            return all(getattr(path, name) == value for name, value in fields.items())
+
+        eventually(counted, f"{fields} of path {index}")
 
     def drops(self) -> Mapping[DropReason, int]:
         return self.engine.counters().drops
