@@ -17,6 +17,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from lab.comparison import (
+    ADDED,
     BASELINE,
     RIVAL,
     Comparison,
@@ -48,8 +49,8 @@ COLOURS = {
 _OTHER = "#6b7280"
 _INK, _MUTED, _RULE = "#1f2933", "#5f6b7a", "#d5dae1"
 _BAR = 0.62
-_WORDS_WIDTH = 34
-_NOTE_WIDTH = 150
+_WORDS_WIDTH = 52
+_NOTE_WIDTH = 186
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10.0,
@@ -72,7 +73,7 @@ class Row(NamedTuple):
     ratio: Summary | None
     """To the rival, formed inside each repetition; None where it says nothing."""
     words: str
-    """Why there is no figure."""
+    """What stands in place of a figure."""
 
 
 def rows(comparison: Comparison, measure: str) -> list[Row]:
@@ -124,18 +125,21 @@ def _row(comparison: Comparison, contender: Contender, measure: str) -> Row:
     figure = summary(comparison, contender.key, measure)
     if figure is None:
         return Row(contender.key, None, None, absence(comparison, contender.key, measure))
+    if contender.key == BASELINE and measure in ADDED:
+        bare = summary(comparison, contender.key, ADDED[measure])
+        return Row(contender.key, None, None, f"the baseline: {render(bare.median)} µs" if bare else "the baseline")
     ratio = None if contender.key in (BASELINE, RIVAL) else summarise(ratios(comparison, contender.key, measure))
     return Row(contender.key, figure, ratio, "")
 
 
 def _figure(comparison: Comparison) -> Figure:
     number = len(comparison.contenders)
-    height = 0.46 * number + 1.75
+    height = 0.46 * number + 1.61
     figure = Figure(figsize=(11.0, height), facecolor="white")
     panels = figure.subplots(1, len(PANELS), sharey=True)
-    figure.subplots_adjust(left=0.22, right=0.985, wspace=0.07, top=1 - 0.62 / height, bottom=1.08 / height)
+    figure.subplots_adjust(left=0.22, right=0.985, wspace=0.07, top=1 - 0.5 / height, bottom=1.06 / height)
     for axes, (measure, title, axis) in zip(panels, PANELS, strict=True):
-        _panel(axes, rows(comparison, measure), measure)
+        _panel(axes, rows(comparison, measure))
         axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", pad=10)
         axes.set_xlabel(axis, fontsize=9, labelpad=5)
     panels[0].set_yticks(range(number), [contender.label for contender in comparison.contenders], fontsize=10.5)
@@ -152,7 +156,7 @@ def _figure(comparison: Comparison) -> Figure:
     return figure
 
 
-def _panel(axes: Any, bars: Sequence[Row], measure: str) -> None:
+def _panel(axes: Any, bars: Sequence[Row]) -> None:
     edge = _edge(bars)
     axes.set_xlim(0, edge)
     for spine in ("top", "right", "bottom"):
@@ -173,8 +177,6 @@ def _panel(axes: Any, bars: Sequence[Row], measure: str) -> None:
                 color=_MUTED,
                 style="italic",
             )
-        elif measure.startswith("added-") and row.key == BASELINE:
-            axes.text(edge * 0.012, y, "the baseline", va="center", fontsize=8.5, color=_MUTED, style="italic")
         else:
             _bar(axes, y, row, row.figure, edge)
 

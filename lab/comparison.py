@@ -60,7 +60,8 @@ MEASURES: Mapping[str, Measure] = {
 }
 """Everything a comparison can tell, in the order of tables."""
 
-_ADDED = {"added-idle": "ping-idle", "added-busy": "ping-busy"}
+ADDED = {"added-idle": "ping-idle", "added-busy": "ping-busy"}
+"""Measures of added latency and the round trips they are derived from."""
 _CPU_SOURCE = "tcp-1"
 
 
@@ -168,9 +169,9 @@ def dump(comparison: Comparison, path: Path) -> None:
 
 def values(comparison: Comparison, contender: str, measure: str, setting: str = USUAL) -> dict[int, float]:
     """Return a contender's figures by repetition, in base units; without those that failed."""
-    if measure in _ADDED:
-        own = values(comparison, contender, _ADDED[measure], setting)
-        bare = values(comparison, BASELINE, _ADDED[measure], setting)
+    if measure in ADDED:
+        own = values(comparison, contender, ADDED[measure], setting)
+        bare = values(comparison, BASELINE, ADDED[measure], setting)
         return {repetition: value - bare[repetition] for repetition, value in own.items() if repetition in bare}
     if measure in ("cpu", "machine-cpu"):
         return {
@@ -220,7 +221,7 @@ def absence(comparison: Comparison, contender: str, measure: str, setting: str =
         return "did not take part"
     if found.unavailable:
         return found.unavailable
-    wanted = _ADDED.get(measure, _CPU_SOURCE if measure in ("cpu", "machine-cpu") else measure)
+    wanted = ADDED.get(measure, _CPU_SOURCE if measure in ("cpu", "machine-cpu") else measure)
     for sample in _samples(comparison, contender, wanted, setting):
         if sample.failure:
             return f"failed: {sample.failure}"

@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import jinja2
 from markupsafe import Markup
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from lab.chart import COLOURS
 from lab.comparison import (
+    ADDED,
     BASELINE,
     MEASURES,
     NO_TRAINS,
@@ -59,6 +61,13 @@ class Cell(NamedTuple):
         return self.words if self.figure is None else render(self.figure.median)
 
     @property
+    def short(self) -> str:
+        """The same in one word."""
+        if self.figure is not None:
+            return render(self.figure.median)
+        return "failed" if self.words.startswith("failed") else "-"
+
+    @property
     def spread(self) -> str:
         """Lowest and highest, where there are several."""
         return "" if self.figure is None or self.figure.number < 2 else _range(self.figure)
@@ -81,16 +90,28 @@ def cell(comparison: Comparison, contender: str, measure: str, setting: str = US
 def render_table(comparison: Comparison) -> Table:
     """Return the main figures as a table for the terminal."""
     shown = [measure for measure, setting in measured(comparison) if setting == USUAL and measure in _TERMINAL_MEASURES]
-    table = Table(title=f"median of {comparison.repetitions}, × is the ratio to {RIVAL}", title_justify="left")
-    table.add_column("")
+    table = Table(
+        title=f"median of {comparison.repetitions}, × is the ratio to {RIVAL}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("", no_wrap=True)
     for measure in shown:
         table.add_column(f"{_SHORT[measure]}\n{MEASURES[measure].unit}", justify="right")
     for contender in comparison.contenders:
-        reason = contender.unavailable or (contender.failures[-1] if not _took_part(comparison, contender) else "")
-        if reason:
-            table.add_row(f"{contender.label}: {reason}")
-        else:
-            table.add_row(contender.label, *(_terminal_text(comparison, contender, measure) for measure in shown))
+        cells = [_terminal_cell(comparison, contender, measure) for measure in shown]
+        table.add_row(contender.label, *(Text(each.short, style="bold") for each in cells))
+        if any(each.ratio for each in cells):
+            related = ("" if each.ratio is None else f"{render(each.ratio.median)}×" for each in cells)
+            table.add_row(f"  × {RIVAL}", *related, style="dim")
+    reasons = [
+        f"{contender.label}: {reason}"
+        for contender in comparison.contenders
+        for reason in dict.fromkeys((contender.unavailable, *contender.failures))
+        if reason
+    ]
+    table.caption = "\n".join(reasons)
+    table.caption_justify = "left"
     return table
 
 
@@ -119,20 +140,10 @@ def _rows(comparison: Comparison, measure: str, setting: str) -> list[tuple[Cont
     return [(contender, cell(comparison, contender.key, measure, setting)) for contender in comparison.contenders]
 
 
-def _took_part(comparison: Comparison, contender: Contender) -> bool:
-    return not contender.failures or any(sample.contender == contender.key for sample in comparison.samples)
-
-
-def _terminal_text(comparison: Comparison, contender: Contender, measure: str) -> Text:
-    if contender.key == BASELINE and measure.startswith("added-"):
-        return Text("-", style="dim")
-    found = cell(comparison, contender.key, measure)
-    if found.figure is None:
-        return Text("failed" if found.words.startswith("failed") else "-", style="dim")
-    text = Text(found.text, style="bold")
-    if found.ratio is not None:
-        text.append(f" {render(found.ratio.median)}×", style="not bold dim")
-    return text
+def _terminal_cell(comparison: Comparison, contender: Contender, measure: str) -> Cell:
+    if contender.key == BASELINE and measure in ADDED:
+        return Cell(None, None, "the baseline")
+    return cell(comparison, contender.key, measure)
 
 
 def _sample_value(sample: Sample) -> str:
