@@ -37,8 +37,7 @@ class Host:
         self._processes: list[Process] = []
         self._started = 0
         try:
-            with self.netlink() as netlink:
-                netlink.link("set", index=1, state="up")
+            self.netlink(lambda netlink: netlink.link("set", index=1, state="up"))
         except BaseException:
             self._namespaces.close()
             raise
@@ -58,8 +57,13 @@ class Host:
 
     @property
     def netns(self) -> str:
-        """Path of the network namespace, for netlink libraries."""
+        """A path that names the network namespace while the host stands, outside."""
         return self._namespaces.network
+
+    @property
+    def netns_fd(self) -> int:
+        """The open descriptor of the network namespace."""
+        return self._namespaces.network_fd
 
     @property
     def anchor_pid(self) -> int:
@@ -75,9 +79,17 @@ class Host:
         """Call ``function`` inside the host, as ``Namespaces.call`` does."""
         return self._namespaces.call(function)
 
-    def netlink(self) -> IPRoute:
-        """Return a netlink socket inside the host, to be used as a context manager."""
-        return IPRoute(netns=self.netns)
+    def netlink(self, function: Callable[[IPRoute], _T]) -> _T:
+        """Call ``function`` with a netlink socket inside the host and return its result.
+
+        The socket is made on the spot, since pyroute2's own way into a namespace forks this process.
+        """
+
+        def body() -> _T:
+            with IPRoute() as netlink:
+                return function(netlink)
+
+        return self.call(body)
 
     def socket(self, family: int, type: int, proto: int = 0) -> socket.socket:  # noqa: A002 - the standard library's name
         """Return a socket made inside the host; it stays there, whichever thread uses it."""
@@ -188,8 +200,8 @@ class Host:
 
     def close(self) -> None:
         """End every program on the host, give up its namespaces, remove its directory. Twice is harmless."""
+        # Every one, the ended ones too: a PID namespace does not end before the last of its dead has been collected.
         for process in reversed(self._processes):
-            if process.running:
-                process.stop()
+            process.stop()
         self._namespaces.close()
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -29,14 +29,13 @@ _CLONE_NEWPID = 0x20000000
 _CLONE_NEWNET = 0x40000000
 _KINDS = {_CLONE_NEWNS: "mnt", _CLONE_NEWUTS: "uts", _CLONE_NEWNET: "net", _CLONE_NEWPID: "pid_for_children"}
 """What is entered, in this order, and the file of /proc/PID/ns that names it."""
+_UNSHARE = ("unshare", "--net", "--mount", "--pid", "--uts", "--fork")
 _INSIDE = "CENTIPEDE_LAB_USER_NAMESPACE"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-# A zombie that detached itself is inherited by process 1; ignoring SIGCHLD lets the kernel bury it.
 # /proc and /sys are renewed so that they show the inside; where a container forbids that, the outside ones remain.
 _ANCHOR_SCRIPT = """
-trap '' CHLD
 set -e
 mount --bind "$1" /run
 if [ -d /var/run ] && [ ! -L /var/run ]; then mount --bind "$1" /var/run; fi
@@ -54,7 +53,7 @@ class Namespaces:
     def __init__(self, name: str, *, run_directory: Path) -> None:
         """Make the namespaces; ``run_directory`` becomes ``/run`` inside. Raises LabError if the host refuses."""
         self.name = name
-        argv = ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "sh", "-c", _ANCHOR_SCRIPT, "sh"]
+        argv = [*_UNSHARE, "sh", "-c", _ANCHOR_SCRIPT, "sh"]
         try:
             self._anchor = subprocess.Popen(
                 [*argv, str(run_directory), name],
@@ -72,8 +71,10 @@ class Namespaces:
             raise LabError(f"no namespaces for host {name}: {errors.decode(errors='replace').strip() or 'refused'}")
         directory = f"/proc/{self._anchor.pid}/ns"
         self._fds = {kind: os.open(f"{directory}/{file}", os.O_RDONLY) for kind, file in _KINDS.items()}
-        self.network = f"/proc/{os.getpid()}/fd/{self._fds[_CLONE_NEWNET]}"
-        """A path by which netlink libraries can name the network namespace."""
+        self.network_fd = self._fds[_CLONE_NEWNET]
+        """An open descriptor of the network namespace."""
+        self.network = f"/proc/{os.getpid()}/fd/{self.network_fd}"
+        """A path that names it, outside, while it stands."""
 
     @property
     def anchor_pid(self) -> int:
@@ -143,9 +144,7 @@ def outer_uid() -> int:
 
 def can_make() -> str | None:
     """Return why this process cannot make namespaces, or None if it can."""
-    probe = subprocess.run(
-        ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "true"], capture_output=True, text=True, check=False
-    )
+    probe = subprocess.run([*_UNSHARE, "true"], capture_output=True, text=True, check=False)
     return None if probe.returncode == 0 else probe.stderr.strip() or f"unshare ended with {probe.returncode}"
 
 
