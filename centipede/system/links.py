@@ -50,6 +50,8 @@ class LinkAddress:
     """A global address that datagrams can be sent from now: its interface is up, it is neither tentative nor old."""
 
     link: str
+    index: int
+    """The interface's number: one that went and came back has another."""
     address: IPv4Address | IPv6Address
     loopback: bool = False
     """It belongs to a loopback interface."""
@@ -114,7 +116,7 @@ class Links:
                     continue
                 # On a point-to-point link "address" is the other end and "local" is ours; IPv6 mostly has no "local".
                 address = ip_address(entry.get("local") or entry.get("address"))
-                found.append(LinkAddress(name, address, bool(flags & _IFF_LOOPBACK)))
+                found.append(LinkAddress(name, entry["index"], address, bool(flags & _IFF_LOOPBACK)))
         except (NetlinkError, OSError) as error:
             raise HostError(f"the kernel did not list the addresses of this host: {error}") from error
         return tuple(dict.fromkeys(found))
@@ -123,7 +125,7 @@ class Links:
         """Make interface ``name`` as ``plan`` says, and bring it up when there was no ``previous`` plan.
 
         Only the differences to ``previous`` are carried out; what is new comes before what is old goes. Raises
-        HostError and may leave the interface half done: the caller gives it up, or configures it again.
+        HostError and may leave the interface half done: the caller gives it up, or configures it back.
         """
         index = self._index(name)
         if previous is None:
@@ -174,6 +176,8 @@ class Links:
                 "add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **options
             )
         except NetlinkError as error:
+            if error.code == errno.EEXIST:
+                return
             if address.version == 6 and _ipv6_disabled(name):
                 raise HostError(
                     f"address {address} could not be given to {name}: IPv6 is switched off on this host; "
@@ -188,6 +192,8 @@ class Links:
             )
         except NetlinkError as error:
             if error.code == errno.EEXIST:
+                if list(self._netlink.get_routes(dst=str(network), oif=index)):
+                    return
                 raise HostError(
                     f"the route to {network} (allowed_ips) exists already through another interface; "
                     f"remove it ('ip route del {network}') or take the network out of allowed_ips"

@@ -197,7 +197,7 @@ MISTAKES = [
     ("own.key", "words.key", "private_key_file: ...words.key does not hold one key"),
     ("keys/alice.psk", "keys/bob.psk", "[[peer]] alice: preshared_key_file: ...bob.psk does not exist"),
     ("own.key", 'own.key"\nprivate_key = "', "private_key: private_key_file is given as well; remove one"),
-    ('preshared_key_file = "keys/alice.psk"', 'preshared_key = "AAAA"', "preshared_key: a key is ...'centipede genpsk'"),
+    ('preshared_key_file = "keys/alice.psk"', 'preshared_key = "AAAA"', "preshared_key: a key is ...centipede genpsk"),
     # not even TOML
     ("mtu = 1380", "mtu 1380", "not TOML: ...line 6"),
     ("mtu = 1380", "mtu = 1380\nmtu = 1380", "not TOML: Cannot overwrite a value"),

@@ -1,0 +1,368 @@
+"""The command line: ``centipede COMMAND``.
+
+Each command is short: it reads, asks or starts, and prints. Errors a user can act on are one sentence on standard error
+and exit status 1; wrong usage exits with 2, as click does it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from centipede import show as status
+from centipede import summary
+from centipede.config import Config, load_config
+from centipede.control.client import ControlClient, running
+from centipede.control.messages import PeerAdd, PeerRemove, PeerSet, Request, Show, Stop, Sync
+from centipede.errors import CentipedeError, ConfigError, ControlError
+from centipede.fields import parse_name
+from centipede.log import LEVELS
+from centipede.protocol.identity import KEY_BYTES, Identity, render_key
+
+CONFIG_DIR = Path("/etc/centipede")
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class _Group(click.Group):
+    """Turns errors a user can act on into a sentence and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CentipedeError as error:
+            click.echo(f"centipede: {error}", err=True)
+            ctx.exit(1)
+
+
+def _version() -> str:
+    try:
+        return version("centipede-vpn")
+    except PackageNotFoundError:
+        return "(not installed, run from its source)"
+
+
+def _directory(flag: str, variable: str, default: str, what: str) -> Callable[[_Command], _Command]:
+    """An option for a directory, which the service manager's variable presets (the first of a list)."""
+    return click.option(
+        flag,
+        type=click.Path(file_okay=False, path_type=Path),
+        default=lambda: os.environ.get(variable, "").partition(":")[0] or default,
+        show_default=f"${variable} or {default}",
+        help=f"Directory of {what}.",
+    )
+
+
+_runtime_dir = _directory("--runtime-dir", "RUNTIME_DIRECTORY", "/run/centipede", "control sockets")
+_state_dir = _directory("--state-dir", "STATE_DIRECTORY", "/var/lib/centipede", "what outlives a daemon")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_engine = click.option(
+    "--engine", type=click.Choice(["auto", "python", "native"]), help="In place of the configured one."
+)
+_log_level = click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
+_log_json = click.option("--log-json", is_flag=True, help="Log JSON lines.")
+_file = click.argument("file", metavar="NAME|FILE")
+
+
+@click.group(cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(_version(), prog_name="centipede")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """A multipath VPN for Linux. Without a command: show."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(show)
+
+
+# Keys.
+
+
+@main.command()
+def genkey() -> None:
+    """Print a new private key."""
+    _print_secret(Identity.generate(os.urandom(KEY_BYTES)).text())
+
+
+@main.command()
+def pubkey() -> None:
+    """Print the public key of the private key on standard input."""
+    try:
+        text = sys.stdin.buffer.read(4096).decode("ascii")
+        identity = Identity.from_text(text)
+    except ValueError:
+        raise ConfigError(
+            "standard input is not a private key of 44 characters of base64; "
+            "run 'centipede pubkey < FILE' with a file made by 'centipede genkey'"
+        ) from None
+    click.echo(identity.public.text)
+
+
+@main.command()
+def genpsk() -> None:
+    """Print a new preshared key."""
+    _print_secret(render_key(os.urandom(KEY_BYTES)))
+
+
+def _print_secret(text: str) -> None:
+    try:
+        mode = os.fstat(sys.stdout.fileno()).st_mode
+    except OSError:
+        mode = 0
+    if stat.S_ISREG(mode) and mode & 0o007:
+        click.echo(
+            "centipede: warning: the key goes into a file others can read; set 'umask 077' and make another", err=True
+        )
+    click.echo(text)
+
+
+# A tunnel's life.
+
+
+@main.command()
+@_file
+@_as_json
+def check(file: str, as_json: bool) -> None:
+    """Check a configuration and print how it was understood."""
+    understood = summary.summarize(_load(file))
+    if as_json:
+        _print_json(understood)
+    else:
+        click.echo(summary.render(understood, _bold))
+
+
+@main.command()
+@_file
+@_engine
+@_runtime_dir
+@_state_dir
+@_log_level
+@_log_json
+@click.option("--log-file", type=click.Path(dir_okay=False, path_type=Path), help="Log there, not on standard error.")
+@click.option("--ready-fd", type=int, hidden=True, help="Written to and closed when the tunnel is up.")
+def run(
+    file: str,
+    engine: str | None,
+    runtime_dir: Path,
+    state_dir: Path,
+    log_level: str,
+    log_json: bool,
+    log_file: Path | None,
+    ready_fd: int | None,
+) -> None:
+    """Bring a tunnel up and serve it in the foreground until SIGTERM or SIGINT; SIGHUP reads the file again."""
+    from centipede.background import announce  # not needed, and not loaded, by the commands that only ask
+    from centipede.daemon import Daemon, Directories
+    from centipede.log import configure
+
+    config = _load(file)
+    try:
+        configure(config.name, level=log_level, as_json=log_json, file=log_file)
+    except OSError as error:
+        raise ConfigError(f"--log-file {log_file}: {error.strerror}; name a file that can be written") from error
+    Daemon(config, Directories(runtime_dir, state_dir), engine).run(lambda: announce(ready_fd))
+
+
+@main.command()
+@_file
+@_engine
+@_runtime_dir
+@_state_dir
+@_log_level
+@_log_json
+@click.option(
+    "--log-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    show_default="NAME.log in the state directory",
+    help="Where the daemon logs.",
+)
+def up(
+    file: str,
+    engine: str | None,
+    runtime_dir: Path,
+    state_dir: Path,
+    log_level: str,
+    log_json: bool,
+    log_file: Path | None,
+) -> None:
+    """Bring a tunnel up in the background; returns when its interface is up."""
+    from centipede.background import start
+
+    config = _load(file)
+    arguments = ["--log-level", log_level, "--log-file", str((log_file or state_dir / f"{config.name}.log").absolute())]
+    arguments += ["--runtime-dir", str(runtime_dir.absolute()), "--state-dir", str(state_dir.absolute())]
+    arguments += ["--engine", engine] if engine else []
+    arguments += ["--log-json"] if log_json else []
+    start([str(config.file), *arguments])
+
+
+@main.command()
+@_file
+@_runtime_dir
+def down(file: str, runtime_dir: Path) -> None:
+    """Take a tunnel down; returns when everything of it is gone."""
+    with ControlClient(runtime_dir, _name(file)) as client:
+        client.request(Stop())
+        client.wait_closed()
+
+
+@main.command()
+@click.argument("name", required=False)
+@_as_json
+@_runtime_dir
+def show(name: str | None, as_json: bool, runtime_dir: Path) -> None:
+    """Show the tunnel NAME, or all of them."""
+    if name in (None, "all"):
+        interfaces = [shown for each in running(runtime_dir) if (shown := _ask_if_there(runtime_dir, each))]
+    else:
+        interfaces = [_ask(runtime_dir, name or "")]
+    if as_json:
+        _print_json(status.Show(interfaces=interfaces))
+    elif interfaces:
+        click.echo(status.render(interfaces, _bold))
+    else:
+        click.echo("no tunnel is running", err=True)
+
+
+@main.command()
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@_runtime_dir
+def sync(name: str, file: Path | None, runtime_dir: Path) -> None:
+    """Make the running tunnel NAME as FILE says (left out: the file it was started with); sessions survive."""
+    _change(runtime_dir, name, Sync(file=None if file is None else str(file.absolute())))
+
+
+# Peers of a running tunnel.
+
+
+@main.group()
+@click.argument("name")
+@_runtime_dir
+@click.pass_context
+def peer(ctx: click.Context, name: str, runtime_dir: Path) -> None:
+    """Change the peers of the running tunnel NAME; the configuration file stays as it is."""
+    ctx.obj = (runtime_dir, name)
+
+
+def _settings(command: _Command) -> _Command:
+    """The options that mirror the keys of [[peer]]."""
+    options = [
+        click.option(
+            "--endpoint", "endpoints", multiple=True, metavar="HOST:PORT", help="Where to look for it; repeatable."
+        ),
+        click.option("--allowed-ips", multiple=True, metavar="NETWORK", help="Inner networks of it; repeatable."),
+        click.option("--preshared-key-file", type=click.Path(dir_okay=False, path_type=Path)),
+        click.option("--scheduler", type=click.Choice(["redundant", "fastest"])),
+        click.option("--copies", metavar="NUMBER|all"),
+        click.option("--heartbeat", type=float, metavar="SECONDS"),
+        click.option("--allow-remote", multiple=True, metavar="NETWORK", help="Sources it may have; repeatable."),
+        click.option("--keepalive/--no-keepalive", default=None),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@peer.command("add")
+@click.argument("public_key")
+@click.option("--name", help="How to call it.")
+@_settings
+@click.pass_obj
+def peer_add(target: tuple[Path, str], /, **settings: Any) -> None:
+    """Add the peer with this public key."""
+    _change(*target, PeerAdd(table=_table(settings)))
+
+
+@peer.command("remove")
+@click.argument("peer")
+@click.pass_obj
+def peer_remove(target: tuple[Path, str], peer: str) -> None:
+    """Remove the peer of this name or public key."""
+    _change(*target, PeerRemove(peer=peer))
+
+
+@peer.command("set")
+@click.argument("peer")
+@click.option(
+    "--reset-floor", is_flag=True, help="Take any timestamp again, of a peer that lost its state and its clock."
+)
+@_settings
+@click.pass_obj
+def peer_set(target: tuple[Path, str], /, peer: str, reset_floor: bool, **settings: Any) -> None:
+    """Change settings of the peer of this name or public key."""
+    table = _table(settings)
+    if not table and not reset_floor:
+        raise click.UsageError("nothing to change: give at least one option")
+    _change(*target, PeerSet(peer=peer, table=table, reset_floor=reset_floor))
+
+
+def _table(settings: dict[str, Any]) -> dict[str, Any]:
+    """The [[peer]] table that the given options mean."""
+    table: dict[str, Any] = {}
+    for key, value in settings.items():
+        if value in (None, ()):
+            continue
+        table[key] = (
+            list(value) if isinstance(value, tuple) else str(value.absolute()) if isinstance(value, Path) else value
+        )
+    if str(table.get("copies", "")).isdecimal():
+        table["copies"] = int(table["copies"])
+    return table
+
+
+# What several commands do.
+
+
+def _load(file: str) -> Config:
+    """The configuration of a NAME in the configuration directory, or of a FILE."""
+    path = Path(file)
+    if path.parent == Path() and path.suffix != ".toml":
+        path = CONFIG_DIR / f"{_name(file)}.toml"
+    return load_config(path.absolute())
+
+
+def _name(file: str) -> str:
+    """The tunnel's name, given itself or the configuration file."""
+    name = Path(file).stem if "/" in file or file.endswith(".toml") else file
+    try:
+        return parse_name(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _ask(runtime_dir: Path, name: str) -> status.Interface:
+    with ControlClient(runtime_dir, _name(name)) as client:
+        answer = client.request(Show())
+    try:
+        return msgspec.json.decode(answer, type=status.Interface)
+    except msgspec.MsgspecError:
+        raise ControlError(f"the daemon of {name} is of another version; restart it") from None
+
+
+def _ask_if_there(runtime_dir: Path, name: str) -> status.Interface | None:
+    """As _ask, but None for a tunnel whose daemon ended without removing its socket."""
+    try:
+        return _ask(runtime_dir, name)
+    except ControlError as error:
+        click.echo(f"centipede: {error}", err=True)
+        return None
+
+
+def _change(runtime_dir: Path, name: str, request: Request) -> None:
+    with ControlClient(runtime_dir, _name(name)) as client:
+        words: Sequence[str] = msgspec.json.decode(client.request(request), type=list[str])
+    click.echo("\n".join(words) or "nothing to change")
+
+
+def _bold(text: str) -> str:
+    return click.style(text, bold=True)  # click.echo takes it out again where standard output is no terminal
+
+
+def _print_json(value: Any) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))

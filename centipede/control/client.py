@@ -1,0 +1,98 @@
+"""The command line's end of the control socket."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from centipede.control.messages import RESPONSE_BYTES, Request, Response, socket_address
+from centipede.errors import ControlError
+
+TIMEOUT_S = 10.0
+_SUFFIX = ".sock"
+
+
+def socket_path(runtime_dir: Path, name: str) -> Path:
+    """Where the daemon of tunnel ``name`` listens."""
+    return runtime_dir / f"{name}{_SUFFIX}"
+
+
+def running(runtime_dir: Path) -> list[str]:
+    """Names of the tunnels that have a control socket, sorted; some may be stale. Raises ControlError."""
+    try:
+        return sorted(path.stem for path in runtime_dir.iterdir() if path.suffix == _SUFFIX)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ControlError(f"{runtime_dir} cannot be listed ({error.strerror}); run as root") from error
+
+
+class ControlClient:
+    """A connection to the daemon of one tunnel."""
+
+    def __init__(self, runtime_dir: Path, name: str, timeout_s: float = TIMEOUT_S) -> None:
+        """Raises ControlError if there is no daemon, or it may not be spoken to."""
+        path = socket_path(runtime_dir, name)
+        self._name = name
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._socket.settimeout(timeout_s)
+        try:
+            with socket_address(path) as address:
+                self._socket.connect(address)
+        except (FileNotFoundError, ConnectionRefusedError):
+            self._socket.close()
+            raise ControlError(
+                f"{name} is not running (no daemon at {path}); start it with 'centipede up {name}'"
+            ) from None
+        except PermissionError:
+            self._socket.close()
+            raise ControlError(f"{path} may not be used by this user; run as root") from None
+        except OSError as error:
+            self._socket.close()
+            raise ControlError(
+                f"the daemon of {name} could not be reached at {path}: {error.strerror or error}"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._socket.close()
+
+    def request(self, request: Request) -> msgspec.Raw:
+        """Send a request and return the result, still JSON. Raises ControlError with the daemon's own sentence."""
+        try:
+            self._socket.sendall(msgspec.json.encode(request) + b"\n")
+            response = msgspec.json.decode(self._receive_line(), type=Response)
+        except TimeoutError:
+            raise ControlError(f"the daemon of {self._name} did not answer in time; look at its log") from None
+        except (OSError, msgspec.MsgspecError) as error:
+            raise ControlError(f"the daemon of {self._name} broke off: {error}") from error
+        if response.error is not None:
+            raise ControlError(response.error)
+        return response.result
+
+    def wait_closed(self) -> None:
+        """Return when the daemon closes the connection. Raises ControlError if it does not in time."""
+        try:
+            with contextlib.suppress(ConnectionError):
+                while self._socket.recv(65536):
+                    pass
+        except TimeoutError:
+            raise ControlError(f"the daemon of {self._name} did not stop in time; look at its log") from None
+
+    def _receive_line(self) -> bytes:
+        received = bytearray()
+        while not received.endswith(b"\n"):
+            chunk = self._socket.recv(1 << 18)
+            if not chunk:
+                raise ConnectionError("the connection was closed")
+            received += chunk
+            if len(received) > RESPONSE_BYTES:
+                raise ConnectionError("the answer has no end")
+        return bytes(received)

@@ -1,0 +1,401 @@
+"""The daemon of one tunnel: it wires node, engine, host and control socket together.
+
+One control thread waits for whatever comes first: events of the engine, a change of the host's addresses, a resolved
+name, a request on the control socket, a signal, the node's timer. It gives them to the node and carries the node's
+effects out in their order. Packets never pass through here.
+
+Invariants: the node is only touched from this thread. Whatever comes from the network, and whatever the host refuses
+while running, is logged or counted; it never ends the daemon. Whatever the daemon made on the host is gone when
+:meth:`Daemon.run` has returned, and the TUN interface goes with the process in any case.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import selectors
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from centipede import engine as engines
+from centipede import show
+from centipede.changes import compare, find_peer
+from centipede.config import Config, PeerConfig, check_peers, covering, load_config, parse_peer
+from centipede.control import messages
+from centipede.control.client import socket_path
+from centipede.control.server import ControlServer
+from centipede.engine.contract import Engine
+from centipede.errors import CentipedeError, ControlError, HostError
+from centipede.listening import Listening
+from centipede.names import Names
+from centipede.protocol.node import Node
+from centipede.protocol.table import Event, Run
+from centipede.system.links import LinkAddress, LinkPlan, Links, LinkWatch
+from centipede.system.memory import forbid_core_dumps, lock_memory
+from centipede.system.notify import notify
+from centipede.system.resolve import Resolver
+from centipede.system.signals import Signals
+from centipede.system.state import StateFile
+from centipede.system.tun import open_tun
+
+log = logging.getLogger(__name__)
+
+_LEVELS = logging.getLevelNamesMapping()
+_ANSWERING = ("usable", "suspect")
+
+
+@dataclass(frozen=True, slots=True)
+class Directories:
+    """Where a daemon keeps its files."""
+
+    runtime: Path
+    """The control socket."""
+    state: Path
+    """What outlives the daemon."""
+
+
+class Daemon:
+    """One tunnel, from its interface's coming up to its going down."""
+
+    _selector: selectors.BaseSelector
+    _engine: Engine
+    _kind: engines.EngineKind
+    _node: Node
+    _links: Links
+    _plan: LinkPlan
+    _listening: Listening
+    _resolver: Resolver
+    _names: Names
+    _state: StateFile
+
+    def __init__(self, config: Config, directories: Directories, engine: str | None = None) -> None:
+        """``engine`` replaces the configured one. Nothing happens yet."""
+        self._config = config
+        self._directories = directories
+        self._engine_name = cast("Literal['auto', 'python', 'native']", engine or config.engine)
+        self._next_timer = math.inf
+        self._running = True
+        self._started = 0.0
+        self._looped: set[tuple[str, str]] = set()
+        """Endpoints of peers that lie inside the tunnel, as far as that was logged."""
+
+    def run(self, ready: Callable[[], None]) -> None:
+        """Bring the tunnel up, call ``ready``, serve until told to stop, take everything down. Main thread only.
+
+        Raises HostError, with nothing left behind, if the tunnel cannot come up.
+        """
+        forbid_core_dumps()
+        if not lock_memory():
+            log.debug("memory is not locked: the host does not allow it")
+        with ExitStack() as stack:
+            self._build(stack)
+            log.info("up, %s engine (%s), %d workers", self._kind.name, self._kind.reason, self._engine.workers)
+            ready()
+            notify("READY=1")
+            self._loop()
+            notify("STOPPING=1")
+            self._node.close(time.monotonic())
+            self._carry_out()
+        log.info("down")
+
+    # Coming up.
+
+    def _build(self, stack: ExitStack) -> None:
+        """Make everything; ``stack`` unmakes it. The control socket goes last: its end tells that all else is gone."""
+        config = self._config
+        self._selector = stack.enter_context(selectors.DefaultSelector())
+        stack.enter_context(
+            ControlServer(socket_path(self._directories.runtime, config.name), self._selector, self._answer)
+        )
+        signals = stack.enter_context(Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP)))
+        self._watch_for(signals, lambda: self._take_signals(signals))
+        with _located(config.file):
+            self._kind = engines.choose(self._engine_name)
+            self._engine = self._open_engine(stack)
+            self._links = stack.enter_context(Links())
+            self._plan = LinkPlan.of(config.mtu, config.addresses, config.allowed_ips)
+            self._links.configure(config.name, self._plan)
+        watch = stack.enter_context(LinkWatch())  # before the addresses are read, or a change in between is missed
+        self._watch_for(watch, lambda: self._take_links(watch))
+        self._listening = Listening(self._engine, config.listen, config.name)
+        with _located(config.file, "[interface]: listen"):
+            self._listening.open(self._links.addresses(), time.monotonic(), strict=True)
+        self._resolver = stack.enter_context(Resolver())
+        self._watch_for(self._resolver, self._take_names)
+        self._names = Names(self._resolver.ask)
+        self._state = StateFile(self._directories.state / f"{config.name}.json", config.identity.public)
+        self._state.load()
+        self._start()
+
+    def _watch_for(self, source: Any, take: Callable[[], None]) -> None:
+        self._selector.register(source, selectors.EVENT_READ, take)
+
+    def _open_engine(self, stack: ExitStack) -> Engine:
+        workers = self._config.workers or self._kind.default_workers
+        tun = open_tun(self._config.name, workers, vnet_hdr=self._kind.needs_vnet_hdr)
+        with ExitStack() as undo:
+            for fd in tun.fds:
+                undo.callback(os.close, fd)
+            engine = self._kind.create(tun)
+            undo.pop_all()
+        stack.callback(engine.close)
+        self._watch_for(engine.event_fd, lambda: None)  # every step takes the events
+        return engine
+
+    def _start(self) -> None:
+        now = time.monotonic()
+        self._started = now
+        run = Run(first=0, k=(self._engine.workers - 1).bit_length())
+        self._node = Node(self._config.identity, run=run, timing=self._config.timing, random=secrets.token_bytes)
+        self._node.set_locals(self._listening.locals, now)
+        for peer in self._config.peers:
+            self._node.add_peer(peer.spec, self._state.record(peer.spec.public_key), now)
+        self._point(self._config.peers, now)
+        self._engine.start()
+        self._carry_out()
+
+    # Serving.
+
+    def _loop(self) -> None:
+        while self._running:
+            due = min(self._next_timer, self._names.next_timer, self._listening.retry_at)
+            timeout = None if due == math.inf else max(0.0, due - time.monotonic())
+            for key, _ in self._selector.select(timeout):
+                key.data()
+            self._step()
+
+    def _step(self) -> None:
+        self._node.observe(self._engine.counters())
+        for event in self._engine.events():
+            self._receive(event)
+        now = time.monotonic()
+        if self._next_timer <= now:
+            self._node.handle_timer(now, time.time_ns())
+        self._carry_out()
+        if self._names.next_timer <= now:
+            self._names.handle_timer(now, self._silent_names(now))
+        if self._listening.retry_at <= now:
+            self._relocate()
+
+    def _receive(self, event: Event) -> None:
+        try:
+            self._node.receive(event, time.monotonic(), time.time_ns())
+        except Exception:  # the node promises not to raise; if it does, a datagram must not end the tunnel
+            log.exception("defect: the node failed at an event")
+
+    def _carry_out(self) -> None:
+        """Carry the node's effects out, in the order of their fields."""
+        effects = self._node.take_effects()
+        if effects.records:
+            self._state.save(effects.records)
+        if effects.table is not None:
+            self._engine.apply(effects.table)
+        for datagram in effects.datagrams:
+            self._engine.send(datagram.local, datagram.remote, datagram.data)
+        for line in effects.log:
+            log.log(_LEVELS[line.level.upper()], "%s", line.text)
+        self._next_timer = effects.next_timer
+
+    def _take_signals(self, signals: Signals) -> None:
+        taken = signals.take()
+        if taken & {signal.SIGTERM, signal.SIGINT}:
+            self._running = False
+        elif signal.SIGHUP in taken:
+            try:
+                self._sync(None)
+            except CentipedeError as error:
+                log.error("not reloaded: %s", error)
+
+    def _take_links(self, watch: LinkWatch) -> None:
+        watch.drain()
+        self._relocate()
+
+    def _relocate(self) -> None:
+        """Follow the host's addresses: first new sockets, then a table without the old ones, then close those."""
+        now = time.monotonic()
+        try:
+            addresses = self._links.addresses()
+        except HostError as error:
+            log.warning("%s; trying again", error)
+            self._listening.retry_at = now + 1.0
+            return
+        self._listen_on(addresses, now)
+
+    def _listen_on(self, addresses: Sequence[LinkAddress], now: float, *, strict: bool = False) -> None:
+        before = self._listening.locals
+        self._listening.open(addresses, now, strict=strict)
+        if self._listening.locals != before:
+            self._node.set_locals(self._listening.locals, now)
+            self._carry_out()
+            self._names.hurry(now)
+        self._listening.close_stale()
+
+    # Endpoints.
+
+    def _take_names(self) -> None:
+        now = time.monotonic()
+        changed = [answer for answer in self._resolver.answers() if self._names.take(answer, now)]
+        if changed:
+            self._point([peer for peer in self._config.peers if any(not each.endpoint for each in peer.endpoints)], now)
+
+    def _point(self, peers: Sequence[PeerConfig], now: float) -> None:
+        """Tell the node where these peers can be tried, as far as that is known."""
+        self._names.want(target for peer in self._config.peers for target in peer.endpoints)
+        tunnelled = [*self._config.allowed_ips, *(address.network for address in self._config.addresses)]
+        for peer in peers:
+            endpoints = []
+            for endpoint in self._names.endpoints(peer.endpoints):
+                if covering(endpoint.host, tunnelled) is None:
+                    endpoints.append(endpoint)
+                elif (peer.spec.name, endpoint.host) not in self._looped:
+                    self._looped.add((peer.spec.name, endpoint.host))
+                    log.warning("endpoint %s of peer %s lies inside the tunnel: not used", endpoint, peer.spec.name)
+            self._node.set_endpoints(peer.spec.public_key, endpoints, now)
+
+    def _silent_names(self, now: float) -> set[tuple[str, int]]:
+        """Host names of the peers of whom no path answers."""
+        heard = {
+            peer.public_key
+            for peer in self._node.status(now).peers
+            if any(path.state in _ANSWERING for path in peer.paths)
+        }
+        silent = (peer for peer in self._config.peers if peer.spec.public_key not in heard)
+        return {(target.host, target.port) for peer in silent for target in peer.endpoints}
+
+    # Requests.
+
+    def _answer(self, request: messages.Request) -> Any:
+        try:
+            return self._serve(request)
+        except CentipedeError:
+            raise
+        except Exception as error:
+            log.exception("defect: a request failed")
+            raise ControlError("the daemon failed at this request; its log has the details") from error
+
+    def _serve(self, request: messages.Request) -> Any:
+        match request:
+            case messages.Show():
+                return self._show()
+            case messages.Stop():
+                self._running = False
+                return {"pid": os.getpid()}
+            case messages.Sync(file=file):
+                return self._sync(file)
+            case messages.PeerAdd(table=table):
+                return self._change_peers([*self._config.peers, self._parse_peer(table)])
+            case messages.PeerRemove(peer=wanted):
+                gone = find_peer(self._config.peers, wanted)
+                return self._change_peers([peer for peer in self._config.peers if peer is not gone])
+            case messages.PeerSet(peer=wanted, table=table, reset_floor=reset_floor):
+                old = find_peer(self._config.peers, wanted)
+                new = self._parse_peer({**old.table, **table})
+                words = self._change_peers([new if peer is old else peer for peer in self._config.peers])
+                if reset_floor:
+                    self._reset_floor(new)
+                    words = [*words, f"floor of peer {new.spec.name} reset"]
+                return words
+
+    def _parse_peer(self, table: dict[str, Any]) -> PeerConfig:
+        return parse_peer(table, self._config.name, self._config.file.parent)
+
+    def _change_peers(self, peers: Sequence[PeerConfig]) -> Sequence[str]:
+        check_peers(peers, self._config.identity.public, self._config.addresses, self._config.name)
+        return self._change(replace(self._config, peers=tuple(peers)))
+
+    def _sync(self, file: str | None) -> Sequence[str]:
+        new = load_config(self._config.file if file is None else Path(file))
+        words = self._change(replace(new, name=self._config.name))
+        for word in words:
+            log.info("sync: %s", word)
+        return words
+
+    def _change(self, new: Config) -> Sequence[str]:
+        """Go over to another configuration, touching only what differs. Raises CentipedeError with all as before."""
+        changes = compare(self._config, new)
+        now = time.monotonic()
+        with ExitStack() as undo:
+            plan = LinkPlan.of(new.mtu, new.addresses, new.allowed_ips)
+            undo.callback(self._configure_back, plan)
+            self._links.configure(new.name, plan, self._plan)
+            if self._config.listen != new.listen:
+                undo.callback(self._listen_back, self._config.listen)
+                self._listening.listen = new.listen
+                self._listen_on(self._links.addresses(), now, strict=True)
+            undo.pop_all()
+        self._plan = plan
+        self._config = new
+        for peer in changes.removed:
+            self._node.remove_peer(peer.spec.public_key, now)
+        for peer in changes.changed:
+            self._node.replace_peer(peer.spec, now)
+        for peer in changes.added:
+            self._node.add_peer(peer.spec, self._state.record(peer.spec.public_key), now)
+        self._point((*changes.added, *changes.changed), now)
+        return changes.words
+
+    def _configure_back(self, tried: LinkPlan) -> None:
+        self._links.configure(self._config.name, self._plan, tried)
+
+    def _listen_back(self, listen: Sequence[Any]) -> None:
+        self._listening.listen = listen
+        self._relocate()
+
+    def _reset_floor(self, peer: PeerConfig) -> None:
+        """Begin anew with a peer that lost its state and its clock: its sessions are lost to it anyway."""
+        now = time.monotonic()
+        key = peer.spec.public_key
+        record = self._state.record(key)
+        self._node.remove_peer(key, now)
+        self._carry_out()
+        if record is not None:
+            record = replace(record, floor=0)
+            self._state.save([record])
+        self._node.add_peer(peer.spec, record, now)
+        self._point([peer], now)
+
+    def _show(self) -> show.Interface:
+        now = time.monotonic()
+        self._node.observe(self._engine.counters())
+        status = self._node.status(now)
+        config = {peer.spec.public_key: peer for peer in self._config.peers}
+        peers = [
+            show.picture(
+                peer,
+                copies=config[peer.public_key].spec.copies,
+                endpoints=[str(target) for target in config[peer.public_key].endpoints],
+                unresolved=self._names.unresolved(config[peer.public_key].endpoints),
+            )
+            for peer in status.peers
+        ]
+        return show.Interface(
+            name=self._config.name,
+            public_key=status.public_key.text,
+            engine=self._kind.name,
+            engine_reason=self._kind.reason,
+            engine_details=dict(self._engine.details),
+            workers=self._engine.workers,
+            mtu=self._config.mtu,
+            addresses=[str(address) for address in self._config.addresses],
+            listen=[str(local) for local in self._listening.locals],
+            pid=os.getpid(),
+            uptime_s=now - self._started,
+            peers=peers,
+            drops={reason.label: count for reason, count in sorted(status.drops.items()) if count},
+        )
+
+
+@contextmanager
+def _located(file: Path, key: str = "") -> Iterator[None]:
+    """Begin the sentence of a HostError with the file, and the key, that asked for what the host refused."""
+    try:
+        yield
+    except HostError as error:
+        raise HostError(": ".join(part for part in (str(file), key, str(error)) if part)) from error

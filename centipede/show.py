@@ -1,0 +1,272 @@
+"""Show: the status of running interfaces, as JSON of a fixed schema and as text for people.
+
+Owns the schema (version 1: keys may be added, never renamed). The daemon fills it, the command line prints it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import msgspec
+
+from centipede.protocol.status import HandshakeStatus, PeerStatus
+
+VERSION = 1
+
+
+class Path(msgspec.Struct, frozen=True, kw_only=True):
+    """A path to a peer."""
+
+    local: str
+    remote: str
+    shard: int
+    state: str
+    """probing, usable, suspect or lost."""
+    carries: bool = False
+    """Whether data goes over it now."""
+    rtt_ms: float | None = None
+    jitter_ms: float | None = None
+    loss: float | None = None
+    """Share of what was sent on it that did not arrive, 0 to 1."""
+    mtu: int
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+    rx_packets: int = 0
+    tx_packets: int = 0
+    last_heard_s: float | None = None
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """The session with a peer."""
+
+    state: Literal["none", "initiating", "established"]
+    age_s: float | None = None
+    rekeys: int = 0
+
+
+class Handshake(msgspec.Struct, frozen=True, kw_only=True):
+    """A handshake under way."""
+
+    step: str
+    reason: str | None = None
+    """The drop reason of the last refusal."""
+    attempts: int = 0
+    age_s: float = 0.0
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
+    """A peer."""
+
+    name: str
+    public_key: str
+    session: Session
+    handshake: Handshake | None = None
+    endpoints: list[str] = []
+    """As configured."""
+    unresolved: dict[str, str] = {}
+    """Host names among them without an address so far, each with the reason."""
+    allowed_ips: list[str] = []
+    scheduler: str
+    copies: int | Literal["all"] | None = None
+    """For the redundant scheduler."""
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+    rx_packets: int = 0
+    tx_packets: int = 0
+    duplicates: int = 0
+    paths: list[Path] = []
+
+
+class Interface(msgspec.Struct, frozen=True, kw_only=True):
+    """A running tunnel."""
+
+    name: str
+    public_key: str
+    engine: str
+    engine_reason: str = ""
+    engine_details: dict[str, str] = {}
+    workers: int
+    mtu: int
+    addresses: list[str] = []
+    listen: list[str]
+    pid: int = 0
+    uptime_s: float = 0.0
+    peers: list[Peer]
+    drops: dict[str, int]
+
+
+class Show(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole answer."""
+
+    version: int = VERSION
+    interfaces: list[Interface]
+
+
+def picture(status: PeerStatus, *, copies: int | None, endpoints: list[str], unresolved: dict[str, str]) -> Peer:
+    """A peer of the node, with what the configuration and the resolver add to it."""
+    return Peer(
+        name=status.name,
+        public_key=status.public_key.text,
+        session=Session(state=status.session.state, age_s=status.session.age_s, rekeys=status.session.rekeys),
+        handshake=_picture_handshake(status.handshake),
+        endpoints=endpoints,
+        unresolved=unresolved,
+        allowed_ips=[str(network) for network in status.allowed_ips],
+        scheduler=status.scheduler,
+        copies=("all" if copies is None else copies) if status.scheduler == "redundant" else None,
+        rx_bytes=status.rx_bytes,
+        tx_bytes=status.tx_bytes,
+        rx_packets=status.rx_packets,
+        tx_packets=status.tx_packets,
+        duplicates=status.duplicates,
+        paths=[
+            Path(
+                local=str(path.local),
+                remote=str(path.remote),
+                shard=path.shard,
+                state=path.state,
+                carries=path.carries,
+                rtt_ms=path.rtt_ms,
+                jitter_ms=path.jitter_ms,
+                loss=path.loss,
+                mtu=path.mtu,
+                rx_bytes=path.rx_bytes,
+                tx_bytes=path.tx_bytes,
+                rx_packets=path.rx_packets,
+                tx_packets=path.tx_packets,
+                last_heard_s=path.last_heard_s,
+            )
+            for path in status.paths
+        ],
+    )
+
+
+def _picture_handshake(status: HandshakeStatus | None) -> Handshake | None:
+    if status is None:
+        return None
+    return Handshake(
+        step=status.step,
+        reason=status.reason.label if status.reason is not None else None,
+        attempts=status.attempts,
+        age_s=status.age_s,
+    )
+
+
+def render(interfaces: Iterable[Interface], bold: Callable[[str], str]) -> str:
+    """Text for people; ``bold`` marks labels where that can be shown. Peers heard last come first."""
+    return "\n\n".join(_interface(interface, bold) for interface in interfaces)
+
+
+def _interface(shown: Interface, bold: Callable[[str], str]) -> str:
+    details = "".join(f", {key} {value}" for key, value in shown.engine_details.items())
+    lines = [f"{bold('interface')}: {bold(shown.name)}"]
+    rows = [
+        ("public key", shown.public_key),
+        ("addresses", _list(shown.addresses)),
+        ("listening", _list(shown.listen)),
+        ("mtu", str(shown.mtu)),
+        ("engine", f"{shown.engine}, {_count(shown.workers, 'worker')}{details}"),
+        ("engine reason", shown.engine_reason),
+        ("dropped", _drops(shown.drops)),
+    ]
+    lines += [f"  {bold(label)}: {text}" for label, text in rows if text]
+    for peer in sorted(shown.peers, key=_silence):
+        lines += ["", *_peer(peer, bold)]
+    return "\n".join(lines)
+
+
+def _peer(peer: Peer, bold: Callable[[str], str]) -> list[str]:
+    copies = "" if peer.copies is None else ", all paths" if peer.copies == "all" else f", {peer.copies} copies"
+    rows = [
+        ("public key", peer.public_key),
+        ("endpoints", ", ".join(peer.endpoints)),
+        ("unresolved", ", ".join(f"{host} ({reason or 'asking'})" for host, reason in peer.unresolved.items())),
+        ("allowed ips", _list(peer.allowed_ips)),
+        ("session", _session(peer.session)),
+        ("handshake", _handshake(peer.handshake)),
+        ("transfer", _transfer(peer)),
+        ("scheduler", f"{peer.scheduler}{copies}"),
+    ]
+    lines = [f"{bold('peer')}: {bold(peer.name)}"]
+    lines += [f"  {bold(label)}: {text}" for label, text in rows if text]
+    for path in peer.paths:
+        lines.append(f"  {bold('path')}: {path.local} - {path.remote}: {_path(path)}")
+    return lines
+
+
+def _silence(peer: Peer) -> tuple[float, str]:
+    heard = [path.last_heard_s for path in peer.paths if path.last_heard_s is not None]
+    return min(heard, default=float("inf")), peer.name
+
+
+def _session(session: Session) -> str:
+    if session.state != "established" or session.age_s is None:
+        return session.state
+    rekeys = f", {_count(session.rekeys, 'rekey')}" if session.rekeys else ""
+    return f"established {ago(session.age_s)}{rekeys}"
+
+
+def _handshake(handshake: Handshake | None) -> str:
+    if handshake is None:
+        return ""
+    reason = f", last refusal: {handshake.reason}" if handshake.reason else ""
+    return f"{handshake.step} ({_count(handshake.attempts, 'attempt')} in {duration(handshake.age_s)}{reason})"
+
+
+def _transfer(peer: Peer) -> str:
+    if not peer.rx_packets and not peer.tx_packets:
+        return ""
+    text = f"{size(peer.rx_bytes)} received, {size(peer.tx_bytes)} sent"
+    return text + (f", {_count(peer.duplicates, 'duplicate')} received" if peer.duplicates else "")
+
+
+def _path(path: Path) -> str:
+    parts = [path.state + (", in use" if path.carries else "")]
+    if path.rtt_ms is not None:
+        parts.append(f"rtt {path.rtt_ms:.1f} ms")
+    if path.loss is not None:
+        parts.append(f"loss {100 * path.loss:.1f} %")
+    parts.append(f"mtu {path.mtu}")
+    if path.rx_bytes or path.tx_bytes:
+        parts.append(f"{size(path.rx_bytes)} received, {size(path.tx_bytes)} sent")
+    parts.append("never heard" if path.last_heard_s is None else f"heard {ago(path.last_heard_s)}")
+    return ", ".join(parts)
+
+
+def _drops(drops: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(drops.items(), key=lambda item: -item[1]))
+
+
+def _list(texts: list[str]) -> str:
+    return ", ".join(texts) or "(none)"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def duration(seconds: float) -> str:
+    """``1 day, 2 hours, 3 minutes``: the two largest units that are not zero."""
+    rest = int(seconds)
+    parts = []
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
+        number, rest = divmod(rest, length)
+        if number:
+            parts.append(_count(number, unit))
+    return ", ".join(parts[:2]) or "less than 1 second"
+
+
+def ago(seconds: float) -> str:
+    """How long since, in words."""
+    return "just now" if seconds < 1 else f"{duration(seconds)} ago"
+
+
+def size(count: int) -> str:
+    """Bytes in IEC units: ``512 B``, ``1.24 MiB``."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024 or unit == "TiB":
+            break
+        amount /= 1024
+    return f"{count} B" if unit == "B" else f"{amount:.2f} {unit}"

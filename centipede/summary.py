@@ -1,0 +1,69 @@
+"""Summary: what a configuration was understood to mean, for ``centipede check``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from centipede.config import Config, PeerConfig
+from centipede.protocol.handshake import NO_PSK
+from centipede.protocol.timing import Timing
+
+VERSION = 1
+
+
+def summarize(config: Config) -> dict[str, Any]:
+    """As plain values, without secrets; keys may be added, never renamed."""
+    defaults = asdict(Timing())
+    return {
+        "version": VERSION,
+        "file": str(config.file),
+        "name": config.name,
+        "public_key": config.identity.public.text,
+        "addresses": [str(address) for address in config.addresses],
+        "listen": [str(entry) for entry in config.listen],
+        "mtu": config.mtu,
+        "engine": config.engine,
+        "workers": config.workers or "auto",
+        "peers": [_peer(peer) for peer in config.peers],
+        "timing": {key: value for key, value in asdict(config.timing).items() if value != defaults[key]},
+    }
+
+
+def _peer(peer: PeerConfig) -> dict[str, Any]:
+    spec = peer.spec
+    return {
+        "name": spec.name,
+        "public_key": spec.public_key.text,
+        "preshared_key": spec.preshared_key != NO_PSK,
+        "endpoints": [str(target) for target in peer.endpoints],
+        "allowed_ips": [str(network) for network in spec.allowed_ips],
+        "scheduler": spec.scheduler,
+        "copies": ("all" if spec.copies is None else spec.copies) if spec.scheduler == "redundant" else None,
+        "heartbeat_s": spec.heartbeat_s,
+        "allow_remote": [str(network) for network in spec.allow_remote],
+        "keepalive": spec.keepalive,
+    }
+
+
+def render(summary: dict[str, Any], bold: Callable[[str], str]) -> str:
+    """As text for people."""
+    lines = [f"{bold('interface')}: {bold(summary['name'])}"]
+    lines += _rows({key: summary[key] for key in summary if key not in ("version", "name", "peers")}, bold)
+    for peer in summary["peers"]:
+        lines += ["", f"{bold('peer')}: {bold(peer['name'])}"]
+        lines += _rows({key: value for key, value in peer.items() if key != "name"}, bold)
+    return "\n".join(lines)
+
+
+def _rows(values: dict[str, Any], bold: Callable[[str], str]) -> list[str]:
+    rows = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            value = [f"{name} = {list(each) if isinstance(each, tuple) else each}" for name, each in value.items()]
+        if value in ([], None, False):
+            continue
+        text = ", ".join(map(str, value)) if isinstance(value, list) else "yes" if value is True else str(value)
+        rows.append(f"  {bold(key.replace('_', ' '))}: {text}")
+    return rows
