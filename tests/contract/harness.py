@@ -311,7 +311,8 @@ class Namespace:
 
         def inside() -> T:
             if _libc.setns(self._fd, _CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
+                number = ctypes.get_errno()
+                raise OSError(number, f"setns: {os.strerror(number)}")
             return call(*args, **kwargs)
 
         return _in_thread(inside)
@@ -326,9 +327,22 @@ class Namespace:
         os.close(self._fd)
 
 
+def make_namespaces(count: int) -> list[Namespace]:
+    """Namespaces for a test, which is skipped where there can be none."""
+    made: list[Namespace] = []
+    try:
+        made.extend(Namespace() for _ in range(count))
+    except PermissionError as error:
+        for namespace in made:
+            namespace.close()
+        pytest.skip(f"no network namespace may be made here ({error}): run as root or with CAP_SYS_ADMIN")
+    return made
+
+
 def _enter_new() -> int:
     if _libc.unshare(_CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNET)")
+        number = ctypes.get_errno()
+        raise OSError(number, f"unshare(CLONE_NEWNET): {os.strerror(number)}")
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
