@@ -44,4 +44,4 @@ class Effects:
     datagrams: tuple[Outgoing, ...] = ()
     log: tuple[LogLine, ...] = ()
     next_timer: float = float("inf")
-    """Monotonic time of the next ``handle_timer``; may lie in the past, and is infinite if nothing is due."""
+    """Monotonic time of the next ``handle_timer``: infinite if nothing is due, and never before the latest ``now``."""

@@ -1,67 +1,252 @@
-"""Node: the pure control plane. Interface; the parts behind it follow."""
+"""Node: the pure control plane of one identity. docs/protocol.md.
+
+Gets the time, the engine's events and counters; gives effects. Everything about one peer is in peer.py; the way of an
+Initiate in responder.py; what they share in context.py. Here datagrams find their peer, discards are counted, and the
+forwarding table is put together.
+
+Invariants: no event content makes a method raise; a table is given only when it differs from the one before; after
+``handle_timer(now)`` and ``take_effects`` the next timer is later than ``now``. Not thread-safe: one control thread.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
+from centipede.protocol.context import Context
 from centipede.protocol.counters import EngineCounters
+from centipede.protocol.drops import DropReason, Refused
 from centipede.protocol.effects import Effects, LogLine, Outgoing
 from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.handshake import acknowledge_sid, check_mac1
 from centipede.protocol.identity import Identity, PublicKey
+from centipede.protocol.path_set import MOST_LOCALS
+from centipede.protocol.peer import Peer
+from centipede.protocol.responder import Responder
+from centipede.protocol.session import ANY_SHARD, is_handshake, parse_header
 from centipede.protocol.spec import PeerRecord, PeerSpec
 from centipede.protocol.status import NodeStatus
-from centipede.protocol.table import Event, Run
+from centipede.protocol.table import (
+    Datagram,
+    Event,
+    FirstData,
+    ForwardingTable,
+    NewRemote,
+    ReceiveSession,
+    Resumed,
+    Route,
+    Run,
+    TablePeer,
+)
 from centipede.protocol.timing import Timing
 
 __all__ = ["Effects", "LogLine", "Node", "Outgoing", "PeerRecord", "PeerSpec"]
 
 
 class Node:
-    """One identity and its peers. Pure: gets the time and the events, gives effects."""
+    """One identity and its peers."""
 
     def __init__(self, identity: Identity, *, run: Run, timing: Timing, random: Callable[[int], bytes]) -> None:
-        raise NotImplementedError
+        """``random(n)`` gives n bytes fit for keys."""
+        self._context = Context(identity, run, timing, random)
+        self._peers: dict[PublicKey, Peer] = {}
+        self._numbered: dict[int, Peer] = {}
+        self._responder = Responder(self._context, self._peers)
+        self._locals: tuple[Endpoint, ...] = ()
+        self._now = float("-inf")
+        self._touched: set[int] = set()
+        self._timers: dict[int, float] = {}
+        self._parts: dict[int, tuple[TablePeer, tuple[ReceiveSession, ...], tuple[Route, ...]]] = {}
+        self._generation = 0
+        self._table_due = True
+        self._engine_drops: Counter[DropReason] = Counter()
+
+    @property
+    def drops(self) -> Counter[DropReason]:
+        """What the node itself discarded, by reason. Not a copy."""
+        return self._context.drops
+
+    # What the owner changes.
 
     def add_peer(self, spec: PeerSpec, record: PeerRecord | None, now: float) -> int:
-        """Serve one more peer; returns its number. Raises ValueError for the own key, and for one already there."""
-        raise NotImplementedError
+        """Serve one more peer; returns its number.
+
+        Raises ValueError for the node's own key, for one it serves already, and for an unknown scheduler.
+        """
+        if spec.public_key == self._context.identity.public:
+            raise ValueError("a node is not its own peer")
+        if spec.public_key in self._peers:
+            raise ValueError(f"there is a peer with the key {spec.public_key.short} already")
+        peer = Peer(self._context.next_peer(), spec, record, self._context, now)
+        self._peers[spec.public_key] = self._numbered[peer.number] = peer
+        peer.set_locals(self._locals, now)
+        self._touch(peer, now)
+        return peer.number
 
     def remove_peer(self, public_key: PublicKey, now: float) -> None:
         """Say bye to a peer and forget it. KeyError if there is none."""
-        raise NotImplementedError
+        peer = self._peers.pop(public_key)
+        del self._numbered[peer.number]
+        peer.close(now)
+        peer.clear()
+        self._context.records.pop(public_key, None)
+        self._touched.discard(peer.number)
+        self._timers.pop(peer.number, None)
+        self._parts.pop(peer.number, None)
+        self._table_due = True
 
     def replace_peer(self, spec: PeerSpec, now: float) -> None:
-        """Change a peer's settings; its sessions and paths stay. KeyError if there is none."""
-        raise NotImplementedError
+        """Change a peer's settings; its sessions and paths stay. KeyError if there is none, ValueError as add_peer."""
+        peer = self._peers[spec.public_key]
+        peer.replace_spec(spec, now)
+        self._touch(peer, now)
 
     def set_locals(self, locals_: Sequence[Endpoint], now: float) -> None:
         """Say which local addresses the engine serves; at most 8 are used."""
-        raise NotImplementedError
+        self._locals = tuple(dict.fromkeys(locals_))[:MOST_LOCALS]
+        for peer in self._peers.values():
+            peer.set_locals(self._locals, now)
+            self._touch(peer, now)
 
     def set_endpoints(self, public_key: PublicKey, endpoints: Sequence[Endpoint], now: float) -> None:
         """Say where a peer can be tried, names resolved; replaces the set before. KeyError if there is none."""
-        raise NotImplementedError
+        peer = self._peers[public_key]
+        peer.set_endpoints(endpoints, now)
+        self._touch(peer, now)
+
+    # What the engine reports.
 
     def observe(self, counters: EngineCounters) -> None:
         """Take a reading of the engine's counters. Called before each batch of events or timer."""
-        raise NotImplementedError
+        self._engine_drops = Counter(counters.drops)
+        for peer in self._peers.values():
+            if peer.observe(counters):
+                self._touched.add(peer.number)
 
     def receive(self, event: Event, now: float, wall_ns: int) -> None:
-        """Take one event of the engine. Never raises, whatever a stranger or a peer sent."""
-        raise NotImplementedError
+        """Take one event of the engine. Never raises, whatever a stranger or a peer sent.
+
+        ``now`` is monotonic, ``wall_ns`` nanoseconds since 1970; the latter is not used for events today.
+        """
+        self._now = max(self._now, now)
+        try:
+            match event:
+                case Datagram():
+                    self._receive_datagram(event, now)
+                case FirstData():
+                    session = self._context.numbered.get(event.session)
+                    if session is not None and session.established is None:
+                        peer = self._touch(self._numbered[session.peer], now)
+                        peer.receive_data(session, event.local, event.remote, 0, event.arrived, now)
+                case NewRemote():
+                    session = self._context.numbered.get(event.session)
+                    if session is not None:
+                        peer = self._touch(self._numbered[session.peer], now)
+                        peer.receive_data(session, event.local, event.remote, event.size_bytes, event.arrived, now)
+                case Resumed():
+                    resumed = self._numbered.get(event.peer)
+                    if resumed is not None:
+                        self._touch(resumed, now).resume(event.at, now)
+        except Refused as refused:
+            self._context.drops[refused.reason] += 1
+
+    def _receive_datagram(self, event: Datagram, now: float) -> None:
+        if is_handshake(event.data):
+            sid = acknowledge_sid(event.data)
+            if sid is None:
+                self._touch(self._responder.receive(event, now), now)
+            else:
+                self._receive_acknowledge(sid, event, now)
+            return
+        header = parse_header(event.data)
+        if header is None:
+            raise Refused(DropReason.TOO_SHORT)
+        session = self._context.sessions.get(header.base)
+        if session is None:
+            raise Refused(DropReason.UNKNOWN_SESSION)
+        if not header.control:
+            raise Refused(DropReason.CONTROL_MALFORMED)
+        if header.shard != ANY_SHARD and header.shard not in self._context.run:
+            raise Refused(DropReason.FOREIGN_SHARD)
+        peer = self._touch(self._numbered[session.peer], now)
+        peer.receive_control(session, header, event, now)
+
+    def _receive_acknowledge(self, sid: bytes, event: Datagram, now: float) -> None:
+        check_mac1(self._context.identity.public, event.data)
+        number = self._context.attempts.get(sid)
+        if number is None:
+            raise Refused(DropReason.UNKNOWN_ATTEMPT)
+        self._touch(self._numbered[number], now).receive_acknowledge(event, now)
+
+    # Time.
 
     def handle_timer(self, now: float, wall_ns: int) -> None:
         """Do what is due. Harmless at any time."""
-        raise NotImplementedError
+        self._now = max(self._now, now)
+        self._settle()
+        for number, due in self._timers.items():
+            if due <= now:
+                peer = self._touch(self._numbered[number], now)
+                peer.handle_timer(now, wall_ns)
 
     def close(self, now: float) -> None:
-        """Say bye on every usable path."""
-        raise NotImplementedError
+        """Say bye on every usable path. The node is of no use afterwards."""
+        for peer in self._peers.values():
+            peer.close(now)
 
     def take_effects(self) -> Effects:
         """What is to be done since the last call, in the order of its fields."""
-        raise NotImplementedError
+        self._settle()
+        context = self._context
+        effects = Effects(
+            records=tuple(context.records.values()),
+            table=self._next_table(),
+            datagrams=tuple(context.datagrams),
+            log=tuple(context.log),
+            next_timer=min(self._timers.values(), default=float("inf")),
+        )
+        context.records.clear()
+        context.datagrams.clear()
+        context.log.clear()
+        return effects
 
     def status(self, now: float) -> NodeStatus:
         """A picture for ``show``."""
-        raise NotImplementedError
+        drops = self._engine_drops + self._context.drops
+        return NodeStatus(
+            public_key=self._context.identity.public,
+            locals=self._locals,
+            peers=tuple(peer.status(now) for peer in self._peers.values()),
+            drops={reason: drops[reason] for reason in sorted(drops)},
+        )
+
+    def _touch(self, peer: Peer, now: float) -> Peer:
+        self._now = max(self._now, now)
+        self._touched.add(peer.number)
+        return peer
+
+    def _settle(self) -> None:
+        """Let plans, timers and the table's parts follow from what happened."""
+        for number in self._touched:
+            peer = self._numbered[number]
+            self._timers[number] = max(self._now, peer.settle(self._now))
+            routes = tuple(Route(network, number) for network in peer.spec.allowed_ips)
+            part = (peer.table_peer, peer.table_sessions, routes)
+            if part != self._parts.get(number):
+                self._parts[number] = part
+                self._table_due = True
+        self._touched.clear()
+
+    def _next_table(self) -> ForwardingTable | None:
+        if not self._table_due:
+            return None
+        self._table_due = False
+        self._generation += 1
+        parts = self._parts.values()
+        return ForwardingTable(
+            generation=self._generation,
+            run=self._context.run,
+            routes=tuple(route for _, _, routes in parts for route in routes),
+            peers=tuple(peer for peer, _, _ in parts),
+            sessions=tuple(session for _, sessions, _ in parts for session in sessions),
+        )

@@ -34,6 +34,11 @@ class PeerSpec:
     keepalive: bool = False
     """Whether the session is kept although there is no traffic."""
 
+    @property
+    def label(self) -> str:
+        """What log lines call the peer."""
+        return f"{self.name} ({self.public_key.short})"
+
     def allows(self, remote: Endpoint) -> bool:
         """Whether the peer may have this outer address."""
         if not self.allow_remote:

@@ -1,0 +1,275 @@
+"""Session and Association: the sessions of one peer, in order, and which of them may send.
+
+A :class:`Session` is what one handshake yielded, as this node keeps it: numbers, keys, the control class's counter and
+windows, and on which paths it was heard. The :class:`Association` holds the peer's slots: established sessions in the
+order of docs/protocol.md "Timestamps", newest first, and pending ones, oldest first. A session is inert until it is
+confirmed, so nothing here believes a timestamp before that.
+
+What a path is worth, when a handshake starts and what is sent are not known here. Session numbers ascend and are never
+used again; a counter of the control class is used once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from centipede.protocol.drops import DropReason
+from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.handshake import Params, SessionKeys
+from centipede.protocol.identity import PublicKey
+from centipede.protocol.session import COUNTER_LIMIT, COUNTER_REKEY, LAST_SHARD, Header, Opener, Sealer
+from centipede.protocol.table import ReceiveSession, Run
+from centipede.protocol.timing import Timing
+from centipede.protocol.window import SMALLEST_WINDOW, Verdict, Window
+
+ESTABLISHED_SLOTS = 3
+PENDING_SLOTS = 4
+MOST_SOURCES = 256
+"""Source shards a session accepts."""
+MOST_FAILED_OPENS = 2**36
+"""Forgeries after which a new session is asked for."""
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One session with one peer."""
+
+    number: int
+    peer: int
+    base: bytes
+    """6 bytes: what this node receives under."""
+    peer_base: bytes
+    """6 bytes: what the peer receives under."""
+    run: Run
+    """The peer's shards, as the handshake named them."""
+    keys: SessionKeys = field(repr=False)
+    timestamp: int
+    initiator: PublicKey
+    ours: bool
+    """Whether this node initiated it."""
+    params: Params
+    """The peer's."""
+    born: float
+    """When its keys were made here; what its age counts from."""
+    rekey_at: float
+    """When this node asks for the next one."""
+    digest: bytes = b""
+    """Of the Initiate a pending session answers."""
+    message: bytes = field(default=b"", repr=False)
+    """The Acknowledge that answers it."""
+    acknowledged: dict[tuple[Endpoint, Endpoint], float] = field(default_factory=dict)
+    """The pairs the Acknowledge went out on, and when it last did."""
+    established: float | None = None
+    """When it was; None while pending."""
+    heard: set[int] = field(default_factory=set)
+    """Numbers of the paths it was heard on."""
+    sources: list[Run] = field(default_factory=list)
+    """The peer's runs heard under it."""
+    tx_before: int = 0
+    """Data packets sent to the peer when it was born."""
+    tx_since: int = 0
+    """And since then, under whatever session: no data counter of this one is greater."""
+    _counter: int = 0
+    _failed: int = 0
+    _windows: dict[int, Window] = field(default_factory=dict, repr=False)
+    _sealer: Sealer = field(init=False, repr=False)
+    _opener: Opener = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.sources.append(self.run)
+        self._sealer = Sealer(self.keys.tx_control)
+        self._opener = Opener(self.keys.rx_control)
+
+    @property
+    def order(self) -> tuple[int, bytes]:
+        """What settles a tie; equal at both ends."""
+        return self.timestamp, self.initiator.raw
+
+    @property
+    def worn(self) -> bool:
+        """Whether its counters ask for a new session at once."""
+        return max(self._counter, self.tx_since) >= COUNTER_REKEY or self._failed >= MOST_FAILED_OPENS
+
+    def seal_control(self, plaintext: bytes, *, source: int, shard: int) -> bytes | None:
+        """The control datagram to one of the peer's shards; None once the counter is used up."""
+        if self._counter >= COUNTER_LIMIT:
+            return None
+        counter = self._counter
+        self._counter += 1
+        return self._sealer.seal(
+            counter, source=source, base=self.peer_base, shard=shard, plaintext=plaintext, control=True
+        )
+
+    def open_control(self, header: Header, datagram: bytes) -> bytes | DropReason:
+        """The plaintext of a control datagram, each counter once; or why not."""
+        window = self._windows.get(header.source)
+        if window is None:
+            if header.source > LAST_SHARD or len(self._windows) >= MOST_SOURCES:
+                return DropReason.UNKNOWN_SHARD
+            window = Window(SMALLEST_WINDOW)
+        verdict = window.test(header.counter)
+        if verdict is not Verdict.NEW:
+            return DropReason.OLD if verdict is Verdict.OLD else DropReason.DUPLICATE
+        plaintext = self._opener.open(datagram)
+        if plaintext is None:
+            self._failed += 1
+            return DropReason.BAD_TAG
+        window.insert(header.counter)
+        self._windows[header.source] = window
+        return plaintext
+
+    def hear_run(self, run: Run) -> bool:
+        """Note shards of the peer's that were heard. False if they contradict those heard before, or are too many."""
+        if run in self.sources:
+            return True
+        overlaps = any(
+            run.first < other.first + other.size and other.first < run.first + run.size for other in self.sources
+        )
+        if overlaps or sum(other.size for other in self.sources) + run.size > MOST_SOURCES:
+            return False
+        self.sources.append(run)
+        return True
+
+    def table_entry(self) -> ReceiveSession:
+        """What the engine must know to receive data under it."""
+        return ReceiveSession(
+            session=self.number,
+            peer=self.peer,
+            base=self.base,
+            key=self.keys.rx_data,
+            pending=self.established is None,
+            sources=tuple(self.sources),
+        )
+
+
+class Association:
+    """The slots of one peer: three established sessions and four pending ones."""
+
+    def __init__(self, timing: Timing, forget: Callable[[Session], None]) -> None:
+        """``forget`` is told of each session that ends."""
+        self._timing = timing
+        self._forget = forget
+        self.established: list[Session] = []
+        """In order, the current one first."""
+        self.pending: list[Session] = []
+        """Oldest first."""
+        self.sending: Session | None = None
+        """The one data was last sent under."""
+
+    @property
+    def current(self) -> Session | None:
+        return self.established[0] if self.established else None
+
+    def add_pending(self, session: Session) -> bool:
+        """Keep a handshake that was answered. True if the oldest one had to give way."""
+        evicted = len(self.pending) >= PENDING_SLOTS
+        if evicted:
+            self._forget(self.pending.pop(0))
+        self.pending.append(session)
+        return evicted
+
+    def establish(self, session: Session, now: float) -> None:
+        """Put a confirmed session in its place: the newest, unless one that came just before wins the tie.
+
+        The two ends may see two handshakes end in different orders; comparing what both know makes them agree.
+        """
+        if session in self.pending:
+            self.pending.remove(session)
+        place = 0
+        while place < len(self.established):
+            other = self.established[place]
+            if not self.is_tie(other, now) or session.order > other.order:
+                break
+            place += 1
+        session.established = now
+        session.message = b""
+        self.established.insert(place, session)
+        if len(self.established) > ESTABLISHED_SLOTS:
+            self._erase(next(one for one in reversed(self.established) if one is not self.sending))
+
+    def is_tie(self, session: Session, now: float) -> bool:
+        """Whether a session established now is so close to this one that their order decides."""
+        return now - _established(session) < self._timing.tie_s
+
+    def choose(self, paths: Collection[int], now: float) -> Session | None:
+        """The session to send data under, on usable paths (their numbers) of one run of the peer's.
+
+        The newest that was heard on each of them, or, from the age of ``heard_s``, on any; so copies of a packet share
+        a session that the other end is known to hold. One that was only acknowledged serves if there is no other.
+        """
+        usable = set(paths)
+        self.sending = (
+            next((one for one in self.established if self._is_ripe(one, usable, now)), None)
+            or next((one for one in self.established if one.heard & usable), None)
+            or self.current
+        )
+        return self.sending
+
+    def choice_at(self, now: float) -> float:
+        """When :meth:`choose` may answer otherwise for no other reason than time."""
+        ripe = (_established(one) + self._timing.heard_s for one in self.established)
+        return min((at for at in ripe if at > now), default=float("inf"))
+
+    def speaking(self, now: float) -> list[Session]:
+        """The sessions heartbeats go under, newest first.
+
+        The current one; the one before it as long as the current one is young; and the one data is sent under, since
+        nobody knows whether the peer ever got to confirm the current one.
+        """
+        if not self.established:
+            return []
+        current = self.established[0]
+        speaking = [current]
+        if len(self.established) > 1 and now < _established(current) + self._timing.overlap_s:
+            speaking.append(self.established[1])
+        if self.sending is not None and self.sending not in speaking:
+            speaking.append(self.sending)
+        return speaking
+
+    def rekey_at(self) -> float:
+        """When the next handshake is due by age or use; infinite without a session."""
+        current = self.current
+        if current is None:
+            return float("inf")
+        # One that never was heard does not count: its handshake may have been lost on the other side.
+        proven = next((one for one in self.established if one.heard), current)
+        due = float("-inf") if proven.worn else proven.rekey_at
+        return due if proven is current else max(due, _established(current) + self._timing.attempt_s)
+
+    def expire(self, now: float) -> None:
+        """End the sessions whose time is over."""
+        for session in [one for one in self.pending if now >= one.born + self._timing.pending_s]:
+            self.pending.remove(session)
+            self._forget(session)
+        for session in [one for one in self.established if now >= one.born + self._timing.reject_s]:
+            self._erase(session)
+
+    def expires_at(self) -> float:
+        """When :meth:`expire` has something to do."""
+        ends = [one.born + self._timing.pending_s for one in self.pending]
+        ends += [one.born + self._timing.reject_s for one in self.established]
+        return min(ends, default=float("inf"))
+
+    def clear(self) -> None:
+        """End all of them."""
+        for session in (*self.pending, *self.established):
+            self._forget(session)
+        self.pending.clear()
+        self.established.clear()
+        self.sending = None
+
+    def _is_ripe(self, session: Session, usable: set[int], now: float) -> bool:
+        heard = session.heard & usable
+        return heard == usable or (bool(heard) and now >= _established(session) + self._timing.heard_s)
+
+    def _erase(self, session: Session) -> None:
+        self.established.remove(session)
+        if self.sending is session:
+            self.sending = None
+        self._forget(session)
+
+
+def _established(session: Session) -> float:
+    assert session.established is not None
+    return session.established

@@ -1,0 +1,315 @@
+"""Path: one (local, remote) address pair to a peer: its state, what is due on it, what was measured.
+
+State belongs to the peer, not to a session; see docs/protocol.md "Paths".
+
+```
+NEW ──own challenge came back──► VALID ◄──own challenge came back── SUSPECT, GONE
+                                   │ 1.5 intervals without a sign of life, or the peer says it does not hear us
+                                   ▼
+                                SUSPECT ──3 intervals, at least 1 s──► GONE ◄── bye, from any state
+```
+
+A path is *expected* when its remote address is known from elsewhere than a packet: configured, resolved, remembered.
+One that is not, was learned from an authentic packet: while NEW it may be sent no more bytes than came from it, and
+only a few challenges. Only authentic packets that are new to their replay window may be shown to a path. It knows no
+keys, sends nothing, and never reads a clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import NamedTuple
+
+from centipede.protocol.bucket import Bucket
+from centipede.protocol.counters import PathCounters
+from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.session import HEADER_BYTES
+from centipede.protocol.table import Run, TablePath
+from centipede.protocol.timing import Timing
+from centipede.protocol.wire import HEARTBEAT_BYTES, Heartbeat
+
+BEAT_BYTES = HEADER_BYTES + HEARTBEAT_BYTES
+"""UDP payload of a heartbeat without padding."""
+MTU_BYTES = 1452
+"""UDP payload used on every path: 1500 less the headers of IPv6 and UDP."""
+
+_BEATS_KEPT = 64
+"""Own heartbeats of which the moment and the counts are kept; older echoes are not measured."""
+_ANSWERS_PER_S = 10
+_ANSWERS_AT_ONCE = 2
+_SHORTEST_INTERVAL_S = 0.02
+"""What a peer announces is taken for at least this much, or rounding makes a path suspect."""
+_LONGEST_MEASURED_US = 600_000_000
+_UNMEASURED_S = 1.0
+_COUNT_MASK = 0xFFFF_FFFF
+
+
+class PathState(Enum):
+    """The value is the name in ``show``."""
+
+    NEW = "probing"
+    VALID = "usable"
+    SUSPECT = "suspect"
+    GONE = "lost"
+
+    @property
+    def usable(self) -> bool:
+        """Whether the path may carry data."""
+        return self in (PathState.VALID, PathState.SUSPECT)
+
+
+class _Beat(NamedTuple):
+    """An own heartbeat."""
+
+    t1_us: int
+    at: float
+    sent: int
+    next_in_s: float
+
+
+class Path:
+    """A path and its memory."""
+
+    def __init__(
+        self, number: int, local: Endpoint, remote: Endpoint, *, challenge: bytes, expected: bool, now: float
+    ) -> None:
+        """``challenge`` is the first of the 8-byte values that a peer must send back; see :meth:`renew`."""
+        self.number = number
+        self.local = local
+        self.remote = remote
+        self.expected = expected
+        self.state = PathState.NEW
+        self.run: Run | None = None
+        """The peer's shards this path leads to; None before anything was heard."""
+        self.created = now
+        self.tries = 0
+        """Challenges sent while NEW."""
+        self.last_heard: float | None = None
+        self.last_beat = float("-inf")
+        """When the newest own heartbeat went out."""
+        self.last_question = float("-inf")
+        """And the newest that asked for an answer now."""
+        self.next_beat = now
+        """When the next own heartbeat is planned."""
+        self.answers = Bucket(_ANSWERS_PER_S, _ANSWERS_AT_ONCE)
+        self.answer_owed = False
+        """The peer asked for an answer that could not be given at once."""
+        self.counters = PathCounters()
+        """Data traffic, as read from the engine last."""
+        self.table_path = TablePath(number, local, remote)
+        self.rtt_s: float | None = None
+        self.jitter_s = 0.0
+        self.beats = 0
+        """Measurements of the round trip."""
+        self._loss = 0.0
+        self._challenge = challenge
+        self._answerable: bytes | None = None
+        self._echo_us = 0
+        self._echo_arrived = 0.0
+        self._echo_received = 0
+        self._newest: tuple[int, int] | None = None
+        self._due_from = now
+        self._due_in_s = float("inf")
+        self._sent: deque[_Beat] = deque(maxlen=_BEATS_KEPT)
+        self._measured: tuple[int, int, int] | None = None
+        self._control_tx = 0
+        self._control_rx = 0
+        self._control_rx_bytes = 0
+        self._largest = 0
+        self._sent_bytes = 0
+        self._outside_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"Path({self})"
+
+    def __str__(self) -> str:
+        return f"{self.local} -> {self.remote}"
+
+    @property
+    def usable(self) -> bool:
+        return self.state.usable
+
+    @property
+    def learned(self) -> bool:
+        """Whether the limits of an address known only from a packet hold."""
+        return self.state is PathState.NEW and not self.expected
+
+    @property
+    def loss(self) -> float:
+        """Share of the packets sent that did not arrive, 0..1, smoothed."""
+        return min(1.0, max(0.0, self._loss))
+
+    @property
+    def patience_s(self) -> float:
+        """How long an answer may take here, by what was measured."""
+        return _UNMEASURED_S if self.rtt_s is None else self.rtt_s + 4 * self.jitter_s
+
+    # What goes out.
+
+    def affords(self, size_bytes: int) -> bool:
+        """Whether so many bytes may be sent: always, but to an address that is known only from a packet."""
+        if not self.learned:
+            return True
+        received = self._control_rx_bytes + self._outside_bytes + self.counters.rx_bytes
+        return self._sent_bytes + size_bytes <= received
+
+    def compose(
+        self, now: float, *, next_in_s: float, k: int, answer_now: bool = False, bye: bool = False
+    ) -> Heartbeat:
+        """The next heartbeat for this path, which counts as sent."""
+        self._control_tx += 1
+        self._sent_bytes += BEAT_BYTES
+        sent = self._control_tx + self.counters.tx_packets
+        beat = _Beat(max(1, int(now * 1e6)), now, sent, next_in_s)
+        self._sent.append(beat)
+        self.last_beat = now
+        if answer_now:
+            self.last_question = now
+        return Heartbeat(
+            challenge=self._challenge,
+            next_in_s=next_in_s,
+            t1_us=beat.t1_us,
+            response=self._answerable,
+            echo_us=self._echo_us,
+            arrival_us=int(self._echo_arrived * 1e6),
+            received=self._echo_received & _COUNT_MASK,
+            sent=sent & _COUNT_MASK,
+            received_kib=(self._control_rx_bytes + self.counters.rx_bytes) >> 10 & _COUNT_MASK,
+            largest_bytes=max(self._largest, self.counters.largest),
+            path=self.number & 0xFFFF,
+            k=k,
+            answer_now=answer_now,
+            bye=bye,
+        )
+
+    # What comes in.
+
+    def observe(self, counters: PathCounters) -> bool:
+        """Take a reading of the path's data traffic. True if packets went or came since the last."""
+        moved = counters.rx_packets != self.counters.rx_packets or counters.tx_packets != self.counters.tx_packets
+        self.counters = counters
+        if counters.last_rx > (self.last_heard or 0.0):
+            self._hear(counters.last_rx)
+        return moved
+
+    def receive_data(self, size_bytes: int, arrived: float) -> None:
+        """Note an authentic data packet that the path's counters do not contain, of this UDP payload."""
+        self._outside_bytes += size_bytes
+        self._hear(arrived)
+
+    def receive_control(self, size_bytes: int, arrived: float) -> None:
+        """Note an authentic control packet, before what it says."""
+        self._control_rx += 1
+        self._control_rx_bytes += size_bytes
+        self._largest = max(self._largest, size_bytes)
+        self._hear(arrived)
+
+    def receive_heartbeat(
+        self, beat: Heartbeat, *, session: int, counter: int, path_received: int, arrived: float, timing: Timing
+    ) -> bool:
+        """Take what a heartbeat says. True if it brought the outstanding challenge back: call :meth:`renew` then.
+
+        ``session`` and ``counter`` tell an old heartbeat that was overtaken; ``path_received`` is the data packets
+        received on this path when it arrived. Sets the state.
+        """
+        answered = beat.response == self._challenge
+        overtaken = self._newest is not None and self._newest[0] == session and counter < self._newest[1]
+        if not overtaken:
+            self._newest = (session, counter)
+            self._answerable = beat.challenge
+            self._echo_us = beat.t1_us
+            self._echo_arrived = arrived
+            self._echo_received = self._control_rx + path_received
+            self._due_from = max(self._due_from, arrived)
+            self._due_in_s = max(beat.next_in_s, _SHORTEST_INTERVAL_S)
+        if answered:
+            self.state = PathState.VALID
+        if not overtaken:
+            self._measure(beat, arrived, timing)
+        if beat.bye:
+            self.state = PathState.GONE
+        return answered
+
+    def renew(self, challenge: bytes) -> None:
+        """Put a new challenge in place of one that came back: 8 random bytes."""
+        self._challenge = challenge
+
+    def validate(self, run: Run) -> None:
+        """Trust the path because a whole handshake crossed it both ways."""
+        self.state = PathState.VALID
+        self.run = run
+
+    def part(self) -> None:
+        """Give the path up for now."""
+        self.state = PathState.GONE
+
+    # What time does.
+
+    def expect(self, within_s: float, now: float) -> None:
+        """Count silence from now, and by this interval unless a shorter one was announced."""
+        self._due_from = max(self._due_from, now)
+        self._due_in_s = min(self._due_in_s, within_s)
+
+    def expire(self, now: float, timing: Timing) -> None:
+        """Let the state follow from the silence so far."""
+        if self.state is PathState.VALID and now >= self._suspect_at(timing):
+            self.state = PathState.SUSPECT
+        if self.state is PathState.SUSPECT and now >= self._gone_at(timing):
+            self.state = PathState.GONE
+
+    def expires_at(self, timing: Timing) -> float:
+        """When :meth:`expire` has something to do unless the path is heard before."""
+        if self.state is PathState.VALID:
+            return self._suspect_at(timing)
+        if self.state is PathState.SUSPECT:
+            return self._gone_at(timing)
+        return float("inf")
+
+    def _suspect_at(self, timing: Timing) -> float:
+        return self._due_from + timing.suspect_factor * self._due_in_s
+
+    def _gone_at(self, timing: Timing) -> float:
+        return self._due_from + max(timing.gone_factor * self._due_in_s, timing.gone_least_s)
+
+    def _hear(self, at: float) -> None:
+        self.last_heard = at if self.last_heard is None else max(self.last_heard, at)
+        self._due_from = max(self._due_from, at)
+
+    def _measure(self, beat: Heartbeat, arrived: float, timing: Timing) -> None:
+        echoed = next((own for own in reversed(self._sent) if own.t1_us == beat.echo_us), None)
+        held_us = beat.t1_us - beat.arrival_us
+        if echoed is None or not 0 <= held_us <= _LONGEST_MEASURED_US:
+            return
+        held_s = held_us / 1e6
+        self._measure_rtt(arrived - echoed.at - held_s)
+        self._measure_loss(echoed, beat.received)
+        # The peer's own clock says how long it had not heard us. More than we announced: our heartbeats do not arrive.
+        if held_s > max(timing.gone_factor * echoed.next_in_s, timing.gone_least_s):
+            self.state = PathState.GONE if self.usable else self.state
+        elif held_s > timing.suspect_factor * max(echoed.next_in_s, _SHORTEST_INTERVAL_S):
+            self.state = PathState.SUSPECT if self.usable else self.state
+
+    def _measure_rtt(self, rtt_s: float) -> None:
+        if rtt_s < 0:
+            return
+        if self.rtt_s is None:
+            self.rtt_s, self.jitter_s = rtt_s, rtt_s / 2
+        else:
+            self.jitter_s += (abs(rtt_s - self.rtt_s) - self.jitter_s) / 4
+            self.rtt_s += (rtt_s - self.rtt_s) / 8
+        self.beats += 1
+
+    def _measure_loss(self, echoed: _Beat, received: int) -> None:
+        last = self._measured
+        if last is not None and echoed.t1_us <= last[0]:
+            return
+        self._measured = (echoed.t1_us, echoed.sent, received)
+        if last is None:
+            return
+        sent = echoed.sent - last[1]
+        arrived = (received - last[2]) & _COUNT_MASK
+        # A peer that counts anew gives a difference that looks negative: start over with it. Below zero is meant to be
+        # possible otherwise: the two counts of a pair are not taken at one moment, and such errors must cancel out.
+        if sent > 0 and arrived <= _COUNT_MASK >> 1:
+            self._loss += (max(-1.0, 1 - arrived / sent) - self._loss) / 8

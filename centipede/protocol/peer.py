@@ -1,0 +1,409 @@
+"""Peer: one peer of the node: its sessions, the ways to it, the handshakes with it, and the record that outlives them.
+
+The parts decide their own matters (association.py: sessions and their order; reach.py: paths, heartbeats and the choice
+among paths; initiation.py: the rhythm of attempts). Here it is decided when a handshake is wanted, and what a packet
+means for several parts at once.
+
+Invariants: a timestamp is in the record before an Initiate carries it; the floor moves on confirmation only;
+:meth:`Peer.settle` runs before effects are taken, so plan and timer are always those of the present state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from centipede.protocol.association import Association, Session
+from centipede.protocol.context import Context
+from centipede.protocol.counters import EngineCounters
+from centipede.protocol.drops import DropReason, Refused
+from centipede.protocol.effects import Level
+from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.handshake import Attempt, Finished
+from centipede.protocol.initiation import Initiation
+from centipede.protocol.path import Path
+from centipede.protocol.reach import Reach
+from centipede.protocol.session import Header
+from centipede.protocol.spec import PeerRecord, PeerSpec
+from centipede.protocol.status import HandshakeStatus, PeerStatus, SessionState, SessionStatus
+from centipede.protocol.table import Datagram, ReceiveSession, Run, SendPlan, TablePeer
+from centipede.protocol.wire import Heartbeat, UnknownControl, decode_control
+
+_LARGEST_TIMESTAMP = 2**64 - 1
+
+
+class Peer:
+    """One peer, in the hands of one node."""
+
+    def __init__(self, number: int, spec: PeerSpec, record: PeerRecord | None, context: Context, now: float) -> None:
+        """Raises ValueError for a scheduler that does not exist."""
+        self.number = number
+        self.record = record or PeerRecord(spec.public_key)
+        self.plan: SendPlan | None = None
+        """As of the last ``settle``."""
+        self._context = context
+        self._timing = context.timing
+        self._association = Association(context.timing, context.forget)
+        self._reach = Reach(spec, self._association, context)
+        self._initiation = Initiation(context.timing, now)
+        self._wanted_at = now
+        self._rekeys = 0
+        self._reach.remember(self.record.addresses, now)
+
+    @property
+    def spec(self) -> PeerSpec:
+        return self._reach.spec
+
+    @property
+    def table_peer(self) -> TablePeer:
+        """What the engine must know of the peer."""
+        return TablePeer(self.number, self.plan, self._reach.table_paths)
+
+    @property
+    def table_sessions(self) -> tuple[ReceiveSession, ...]:
+        """What the engine must know of its sessions."""
+        sessions = (*self._association.established, *self._association.pending)
+        return tuple(session.table_entry() for session in sessions)
+
+    # What the owner changes.
+
+    def replace_spec(self, spec: PeerSpec, now: float) -> None:
+        """Follow new settings. Raises ValueError for a scheduler that does not exist."""
+        self._reach.replace_spec(spec, now)
+
+    def set_locals(self, locals_: Sequence[Endpoint], now: float) -> None:
+        if self._reach.set_locals(locals_, now):
+            self._seek(now)
+
+    def set_endpoints(self, endpoints: Sequence[Endpoint], now: float) -> None:
+        if self._reach.set_endpoints(endpoints, now):
+            self._seek(now)
+
+    def close(self, now: float) -> None:
+        """Say bye."""
+        self._reach.pulse.say_bye(now)
+
+    def clear(self) -> None:
+        """Forget all that others could find by name."""
+        self._drop_attempt()
+        self._association.clear()
+
+    # What the engine reports.
+
+    def observe(self, counters: EngineCounters) -> bool:
+        """Take a reading. True if there was traffic since the last."""
+        moved = self._reach.observe(counters, counters.peers_tx.get(self.number, 0.0))
+        if moved:
+            sent = self._reach.traffic.tx_packets
+            for session in self._association.established:
+                session.tx_since = sent - session.tx_before
+        return moved
+
+    def resume(self, at: float, now: float) -> None:
+        """An inner packet came after a pause, or there is no way to send it."""
+        self._reach.pulse.note_traffic(at, float("-inf"))
+        if self._association.established:
+            self._reach.pulse.resume(now)
+        else:
+            self._initiation.reset(now)
+
+    def receive_acknowledge(self, event: Datagram, now: float) -> None:
+        """Finish the attempt with an Acknowledge. Raises Refused."""
+        initiation = self._initiation
+        try:
+            finished = initiation.finish(event.data, now)
+            if not self.spec.allows(event.remote):
+                raise Refused(DropReason.REMOTE_NOT_ALLOWED)
+            run = run_of(finished.shard, finished.params.k, DropReason.HANDSHAKE_MALFORMED)
+        except Refused as refused:
+            initiation.reason = refused.reason
+            raise
+        assert initiation.attempt is not None
+        session = self._session(initiation.attempt, finished, run, now)
+        proven = (event.local, event.remote) in initiation.pairs
+        self._context.register(session)
+        self._establish(session, now)
+        path = self._reach.admit(event.local, event.remote, now)
+        if isinstance(path, Path):
+            path.receive_data(len(event.data), event.arrived)
+            if proven:
+                self._reach.validate(path, run, now)
+        self._reach.greet(now)
+
+    def add_pending(self, session: Session) -> None:
+        """Keep a handshake that was answered until a packet under it confirms it."""
+        self._context.register(session)
+        if self._association.add_pending(session):
+            self._context.drops[DropReason.PENDING_EVICTED] += 1
+
+    def note_refusal(self, reason: DropReason) -> None:
+        """Remember, for ``show``, why a handshake with this peer went no further."""
+        self._initiation.reason = reason
+
+    def receive_data(
+        self, session: Session, local: Endpoint, remote: Endpoint, size_bytes: int, arrived: float, now: float
+    ) -> None:
+        """New data under a pending session, or over a pair that is no path; ``size_bytes`` 0 if counted elsewhere.
+
+        Raises Refused if the pair may not become a path.
+        """
+        confirms = session.established is None
+        if confirms:
+            self._confirm(session, now)
+        path = self._admit(local, remote, now)
+        path.receive_data(size_bytes, arrived)
+        self._reach.pulse.note_heard()
+        if confirms:
+            session.heard.add(path.number)
+            self._welcome(session, path, now)
+        elif not path.usable:
+            self._reach.pulse.challenge(path, now)
+
+    def receive_control(self, session: Session, header: Header, event: Datagram, now: float) -> None:
+        """A control datagram under one of the peer's sessions. Raises Refused."""
+        plaintext = session.open_control(header, event.data)
+        if isinstance(plaintext, DropReason):
+            raise Refused(plaintext)
+        if not self.spec.allows(event.remote):
+            raise Refused(DropReason.REMOTE_NOT_ALLOWED)
+        message = decode_control(plaintext)
+        beat = message if isinstance(message, Heartbeat) else None
+        run = session.run
+        if beat is not None:
+            run = run_of(header.source, beat.k, DropReason.CONTROL_MALFORMED)
+            if not session.hear_run(run):
+                raise Refused(DropReason.CONTROL_MALFORMED)
+        confirms = session.established is None
+        if confirms:
+            self._confirm(session, now)
+        path = self._admit(event.local, event.remote, now)
+        self._reach.pulse.note_heard()
+        session.heard.add(path.number)
+        path.receive_control(len(event.data), event.arrived)
+        if beat is not None:
+            path.run = run
+            self._reach.receive_heartbeat(path, session, header, beat, event, now)
+        if confirms:
+            self._welcome(session, path, now)
+        elif beat is not None and beat.bye:
+            pass
+        elif not path.usable:
+            self._reach.pulse.challenge(path, now)
+        elif beat is not None and beat.answer_now:
+            self._reach.pulse.answer(path, now)
+        if isinstance(message, UnknownControl):
+            raise Refused(DropReason.CONTROL_UNKNOWN_TYPE)
+
+    # Time.
+
+    def handle_timer(self, now: float, wall_ns: int) -> None:
+        """Do what is due."""
+        had_session = bool(self._association.established)
+        self._association.expire(now)
+        if had_session and not self._association.established:
+            self._say("session ended", now)
+        self._handshake(now, wall_ns)
+        self._reach.handle_timer(now)
+
+    def settle(self, now: float) -> float:
+        """Let plan, record and rhythm follow from the state; returns when ``handle_timer`` is due."""
+        self.plan = self._make_plan(now)
+        self._reach.pulse.carrying = frozenset(path.path for path in self.plan.paths) if self.plan else frozenset()
+        self._store(replace(self.record, addresses=self._reach.addresses))
+        return min(
+            self._association.expires_at(),
+            self._association.choice_at(now),
+            self._handshake_at(now),
+            self._reach.settle(now),
+        )
+
+    def status(self, now: float) -> PeerStatus:
+        """A picture for ``show``."""
+        shown = self._association.sending or self._association.current
+        trying = self._initiation.attempt is not None or self._is_wanting(now)
+        state: SessionState = "established" if shown else "initiating" if trying else "none"
+        traffic = self._reach.traffic
+        return PeerStatus(
+            public_key=self.spec.public_key,
+            name=self.spec.name,
+            session=SessionStatus(state, now - shown.born if shown else None, self._rekeys),
+            handshake=self._handshake_status(now) if trying or self._association.pending else None,
+            allowed_ips=self.spec.allowed_ips,
+            scheduler=self.spec.scheduler,
+            rx_bytes=traffic.rx_bytes,
+            tx_bytes=traffic.tx_bytes,
+            rx_packets=traffic.rx_packets,
+            tx_packets=traffic.tx_packets,
+            duplicates=traffic.rx_copies,
+            paths=self._reach.status(now),
+        )
+
+    def _handshake_status(self, now: float) -> HandshakeStatus:
+        initiation = self._initiation
+        pairs = len(initiation.pairs)
+        if self._association.pending:
+            step = "the peer's Initiate is answered, no packet has confirmed it"
+        elif not self._reach.pairs:
+            step = "there is no address pair to send an Initiate on"
+        elif pairs:
+            step = f"Initiate sent on {pairs} address pair{'s' * (pairs > 1)}, no valid answer yet"
+        else:
+            step = "about to begin"
+        age_s = max(0.0, now - initiation.since) if initiation.attempts else 0.0
+        return HandshakeStatus(step, initiation.reason, initiation.attempts, age_s)
+
+    # Handshakes.
+
+    def _seek(self, now: float) -> None:
+        """There are new pairs: try them."""
+        self._wanted_at = now
+        self._initiation.restart(now)
+
+    def _has_use(self, now: float) -> bool:
+        """Whether somebody would miss the session."""
+        last = max(self._wanted_at, self._reach.pulse.last_traffic)
+        return self.spec.keepalive or now < last + self._timing.reject_s
+
+    def _is_wanting(self, now: float) -> bool:
+        """Whether a handshake is wanted now."""
+        if not self._association.established:
+            return self._has_use(now)
+        return self._reach.pulse.is_dead(now) or (now >= self._association.rekey_at() and self._has_use(now))
+
+    def _handshake(self, now: float, wall_ns: int) -> None:
+        initiation = self._initiation
+        if not self._is_wanting(now):
+            if initiation.is_over(now):
+                self._drop_attempt()
+            return
+        pairs = self._reach.pairs
+        if not pairs:
+            return
+        if initiation.may_begin(now):
+            self._begin(now, wall_ns)
+        message = initiation.take_send(now)
+        if message is not None:
+            for path in pairs:
+                initiation.pairs.add((path.local, path.remote))
+                self._context.send(path.local, path.remote, message)
+
+    def _handshake_at(self, now: float) -> float:
+        """When :meth:`_handshake` has something to do."""
+        if self._is_wanting(now):
+            return self._initiation.next_at() if self._reach.pairs else float("inf")
+        times = []
+        if self._initiation.attempt is not None:
+            times.append(self._initiation.over_at())
+        if self._has_use(now):
+            times.append(self._association.rekey_at())
+        if self._reach.pulse.is_sending(now):
+            times.append(self._reach.pulse.dead_at())
+        return min(times, default=float("inf"))
+
+    def _begin(self, now: float, wall_ns: int) -> None:
+        self._drop_attempt()
+        context = self._context
+        timestamp = min(max(wall_ns, self.record.last_used + 1), _LARGEST_TIMESTAMP)
+        self._store(replace(self.record, last_used=timestamp))
+        attempt = Attempt.begin(
+            context.identity,
+            self.spec.public_key,
+            self.spec.preshared_key,
+            timestamp=timestamp,
+            base=context.new_base(),
+            shard=context.run.first,
+            params=context.params,
+            random=context.random(32),
+        )
+        context.attempts[attempt.sid] = self.number
+        self._initiation.begin(attempt, now)
+
+    def _drop_attempt(self) -> None:
+        if self._initiation.attempt is not None:
+            self._context.attempts.pop(self._initiation.attempt.sid, None)
+            self._initiation.drop()
+
+    # Sessions.
+
+    def _session(self, attempt: Attempt, finished: Finished, run: Run, now: float) -> Session:
+        timing = self._timing
+        rekey_s = min(timing.rekey_s + timing.rekey_jitter_s * self._context.fraction(), timing.rekey_fallback_s)
+        return Session(
+            number=self._context.next_session(),
+            peer=self.number,
+            base=attempt.base,
+            peer_base=finished.base,
+            run=run,
+            keys=finished.keys,
+            timestamp=attempt.timestamp,
+            initiator=self._context.identity.public,
+            ours=True,
+            params=finished.params,
+            born=now,
+            rekey_at=now + rekey_s,
+        )
+
+    def _confirm(self, session: Session, now: float) -> None:
+        """A pending session got its first packet: it counts from now on, and so does its timestamp."""
+        self._context.confirm(session)
+        self._store(replace(self.record, floor=max(self.record.floor, session.timestamp)))
+        self._establish(session, now)
+
+    def _establish(self, session: Session, now: float) -> None:
+        before = self._association.current
+        session.tx_before = self._reach.traffic.tx_packets
+        self._association.establish(session, now)
+        self._drop_attempt()
+        self._initiation.succeed()
+        self._reach.pulse.note_heard()
+        if before is None:
+            self._say("session established", now)
+        elif self._association.is_tie(before, now):
+            self._say("a second session established at the same time", now, "debug")
+        else:
+            self._rekeys += 1
+            self._say("session renewed", now)
+
+    def _welcome(self, session: Session, path: Path, now: float) -> None:
+        """Answer the packet that confirmed a session; its path is proven if the Acknowledge went out on it."""
+        if (path.local, path.remote) in session.acknowledged:
+            self._reach.validate(path, path.run or session.run, now)
+            self._reach.pulse.beat(path, now, answer_now=True)
+        else:
+            self._reach.pulse.challenge(path, now)
+
+    def _make_plan(self, now: float) -> SendPlan | None:
+        choice = self._reach.choose()
+        session = None if choice is None else self._association.choose(choice.usable, now)
+        if choice is None or session is None:
+            return None
+        return SendPlan(
+            session=session.number,
+            base=session.peer_base,
+            key=session.keys.tx_data,
+            run=choice.run,
+            paths=choice.selection.paths,
+            copies=choice.selection.copies,
+        )
+
+    def _admit(self, local: Endpoint, remote: Endpoint, now: float) -> Path:
+        path = self._reach.admit(local, remote, now)
+        if isinstance(path, DropReason):
+            raise Refused(path)
+        return path
+
+    def _store(self, record: PeerRecord) -> None:
+        if record != self.record:
+            self.record = record
+            self._context.records[record.public_key] = record
+
+    def _say(self, text: str, now: float, level: Level = "info") -> None:
+        self._context.say(level, f"peer {self.spec.label}: {text}", now)
+
+
+def run_of(first: int, k: int, reason: DropReason) -> Run:
+    """The run a peer says it has; Refused for this reason if there is no such run."""
+    try:
+        return Run(first, k)
+    except ValueError:
+        raise Refused(reason) from None

@@ -1,0 +1,206 @@
+"""Pulse: the heartbeats of one peer: when, on which path, at whose request. docs/protocol.md "Heartbeats".
+
+Each path has a next heartbeat planned; whatever asks for one sooner (traffic that starts, an answer wanted, a path that
+became suspect) only brings that plan forward, so a path never has two reasons pending. Answers, probes and questions
+are limited here. Heartbeats go under the sessions the association names and are sealed on the spot.
+
+Knows what was heard only as far as its own rhythm depends on it: the traffic, and the first question without an answer.
+"""
+
+from __future__ import annotations
+
+from centipede.protocol.association import Association
+from centipede.protocol.bucket import Bucket
+from centipede.protocol.context import Context
+from centipede.protocol.path import BEAT_BYTES, Path, PathState
+from centipede.protocol.path_set import PathSet
+from centipede.protocol.session import ANY_SHARD
+
+_ANSWERS_PER_S = 100
+_ANSWERS_AT_ONCE = 20
+_PROBES_PER_S = 8
+_QUESTION_GAP_S = 0.1
+_SCATTERED = 1.1
+"""What an interval may come to by scattering."""
+_SHORTEST_GAP_S = 0.1
+"""A peer that tolerates less than this between heartbeats gets this."""
+
+
+class Pulse:
+    """Sends the heartbeats of one peer."""
+
+    def __init__(
+        self, context: Context, paths: PathSet, association: Association, *, busy_s: float, keepalive: bool
+    ) -> None:
+        self.busy_s = busy_s
+        self.keepalive = keepalive
+        self.carrying: frozenset[int] = frozenset()
+        """Numbers of the paths that carry data now."""
+        self.last_tx = float("-inf")
+        """When the newest inner packet for the peer came, sent or not."""
+        self.last_traffic = float("-inf")
+        """When the newest data packet went or came."""
+        self.unanswered_since: float | None = None
+        """When the first question was asked, while sending, after which nothing authentic came."""
+        self._context = context
+        self._timing = context.timing
+        self._paths = paths
+        self._association = association
+        self._answers = Bucket(_ANSWERS_PER_S, _ANSWERS_AT_ONCE)
+        self._probes = Bucket(_PROBES_PER_S, _PROBES_PER_S)
+
+    # What is known of the peer.
+
+    def is_sending(self, now: float) -> bool:
+        """Whether somebody waits for the peer."""
+        return self.keepalive or now < self.last_tx + self._timing.dead_s
+
+    def is_dead(self, now: float) -> bool:
+        """Whether the peer has been silent for too long though asked, and is needed."""
+        return self.is_sending(now) and now >= self.dead_at()
+
+    def dead_at(self) -> float:
+        return float("inf") if self.unanswered_since is None else self.unanswered_since + self._timing.dead_s
+
+    def note_traffic(self, tx_at: float, rx_at: float) -> None:
+        """Note when the newest data went and came."""
+        self.last_tx = max(self.last_tx, tx_at)
+        self.last_traffic = max(self.last_traffic, tx_at, rx_at)
+
+    def note_heard(self) -> None:
+        """Something authentic came."""
+        self.unanswered_since = None
+
+    # What is sent.
+
+    def beat(self, path: Path, now: float, *, answer_now: bool = False, bye: bool = False) -> None:
+        """Send a heartbeat on a path now, and plan the next."""
+        interval_s = self._context.scatter(self._interval_s(path, now))
+        limit_s = self._limit_s()
+        next_in_s = min(interval_s, limit_s)
+        path.answer_owed = False
+        path.next_beat = now + next_in_s
+        for session in self._association.speaking(now):
+            if not path.affords(BEAT_BYTES):
+                break
+            shard = path.run.first if path.run is not None and path.run in session.sources else ANY_SHARD
+            beat = path.compose(now, next_in_s=next_in_s, k=self._context.run.k, answer_now=answer_now, bye=bye)
+            datagram = session.seal_control(beat.encode(), source=self._context.run.first, shard=shard)
+            if datagram is not None:
+                self._context.send(path.local, path.remote, datagram)
+        # A question on a pair that never worked proves nothing, unless there is none that does.
+        if answer_now and self.is_sending(now) and (path.usable or not self._paths.usable):
+            self._note_question(now)
+
+    def question(self, path: Path, now: float) -> None:
+        """Ask for an answer on a path, unless that was done just now."""
+        if now >= path.last_question + _QUESTION_GAP_S:
+            self.beat(path, now, answer_now=True)
+
+    def question_usable(self, now: float) -> None:
+        for path in self._paths.usable:
+            self.question(path, now)
+
+    def answer(self, path: Path, now: float) -> None:
+        """Answer on a usable path at once, or as soon as the limits allow; only the newest challenge is answered."""
+        if path.answers.take(now) and self._answers.take(now):
+            self.beat(path, now)
+        else:
+            path.answer_owed = True
+
+    def challenge(self, path: Path, now: float) -> None:
+        """Challenge a path that is not usable and was just heard."""
+        if not path.learned:
+            self.question(path, now)
+        elif self._may_try(path, now):
+            self._try(path, now)
+
+    def resume(self, now: float) -> None:
+        """Traffic begins after a pause: find out at once which paths still work."""
+        for path in self._paths.usable:
+            path.expect(self.busy_s + path.patience_s, now)
+            self.question(path, now)
+        if self.carrying:
+            self.unanswered_since = now
+        else:
+            self._note_question(now)
+
+    def say_bye(self, now: float) -> None:
+        for path in self._paths.usable:
+            self.beat(path, now, bye=True)
+
+    # The rhythm.
+
+    def handle_timer(self, now: float) -> None:
+        """Send what is due."""
+        if not self._association.established:
+            return
+        probes = []
+        for path in self._paths:
+            if path.learned:
+                if self._may_try(path, now):
+                    self._try(path, now)
+            elif not path.usable:
+                if now >= path.next_beat:
+                    probes.append(path)
+            elif now >= path.next_beat:
+                self.beat(path, now, answer_now=path.state is PathState.SUSPECT)
+            elif path.answer_owed:
+                self.answer(path, now)
+        for path in sorted(probes, key=lambda path: path.last_beat):
+            if not self._probes.take(now):
+                break
+            self.beat(path, now, answer_now=True)
+
+    def settle(self, now: float) -> float:
+        """Bring plans forward where the rhythm has become quicker; returns when ``handle_timer`` is due."""
+        if not self._association.established:
+            return float("inf")
+        due = float("inf")
+        for path in self._paths:
+            if path.learned:
+                due = min(due, self._try_at(path))
+                continue
+            path.next_beat = min(path.next_beat, max(now, path.last_beat + _SCATTERED * self._interval_s(path, now)))
+            if path.usable:
+                due = min(due, path.next_beat)
+                if path.answer_owed:
+                    due = min(due, max(path.answers.ready_at(), self._answers.ready_at()))
+            else:
+                due = min(due, max(path.next_beat, self._probes.ready_at()))
+        return due
+
+    def _note_question(self, now: float) -> None:
+        if self.unanswered_since is None:
+            self.unanswered_since = now
+
+    def _interval_s(self, path: Path, now: float) -> float:
+        timing = self._timing
+        quiet_s = now - self.last_traffic
+        if quiet_s >= timing.idle_after_s:
+            return timing.idle_s
+        if not path.usable:
+            return timing.probe_s
+        if quiet_s < timing.busy_within_s and path.number in self.carrying:
+            return self.busy_s
+        return timing.up_s
+
+    def _limit_s(self) -> float:
+        """The longest pause the peer tolerates."""
+        current = self._association.current
+        if current is None or not current.params.gap_s:
+            return float("inf")
+        return max(_SHORTEST_GAP_S, current.params.gap_s)
+
+    def _try_at(self, path: Path) -> float:
+        """When a learned path is challenged next; never, while it may not be sent a heartbeat's bytes."""
+        if path.tries >= len(self._timing.tries_s) or not path.affords(BEAT_BYTES):
+            return float("inf")
+        return path.created + self._timing.tries_s[path.tries]
+
+    def _may_try(self, path: Path, now: float) -> bool:
+        return now >= self._try_at(path)
+
+    def _try(self, path: Path, now: float) -> None:
+        path.tries += 1
+        self.beat(path, now, answer_now=True)

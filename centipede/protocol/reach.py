@@ -1,0 +1,240 @@
+"""Reach: the ways to one peer: its paths, what events and time make of them, and which of them carry data.
+
+Brings together the set of paths (path_set.py), their states (path.py), their heartbeats (pulse.py) and the choice among
+them (scheduler.py), and sees to it that one's news reaches the others: a path that became suspect is asked at once, a
+new address makes all the old ones prove themselves, an address that was valid is remembered. Sessions are the
+association's; here they only lend their keys to heartbeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from centipede.protocol.association import Association, Session
+from centipede.protocol.context import Context
+from centipede.protocol.counters import EngineCounters, PathCounters
+from centipede.protocol.drops import DropReason
+from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.path import MTU_BYTES, Path, PathState
+from centipede.protocol.path_set import PathSet, total
+from centipede.protocol.pulse import Pulse
+from centipede.protocol.scheduler import Candidate, Scheduler, Selection, create
+from centipede.protocol.session import Header
+from centipede.protocol.spec import PeerSpec
+from centipede.protocol.status import PathStatus
+from centipede.protocol.table import Datagram, Run, TablePath
+from centipede.protocol.wire import Heartbeat
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Where data goes: the shards of the peer, the paths to them, and all usable paths to them."""
+
+    run: Run
+    selection: Selection
+    usable: frozenset[int]
+
+
+class Reach:
+    """The ways to one peer."""
+
+    def __init__(self, spec: PeerSpec, association: Association, context: Context) -> None:
+        """Raises ValueError for a scheduler that does not exist."""
+        self.spec = spec
+        self._context = context
+        self._timing = context.timing
+        self._scheduler: Scheduler = create(spec.scheduler, spec.copies)
+        self._paths = PathSet(context.new_path, context.timing)
+        self.pulse = Pulse(context, self._paths, association, busy_s=spec.heartbeat_s, keepalive=spec.keepalive)
+        self._run: Run | None = None
+
+    @property
+    def pairs(self) -> list[Path]:
+        """The pairs over which the peer may be sought."""
+        return self._paths.pairs
+
+    @property
+    def addresses(self) -> tuple[Endpoint, ...]:
+        """Remote addresses worth remembering over a restart."""
+        return self._paths.addresses
+
+    @property
+    def table_paths(self) -> tuple[TablePath, ...]:
+        return tuple(path.table_path for path in self._paths)
+
+    @property
+    def traffic(self) -> PathCounters:
+        """Data traffic with the peer so far, as read from the engine last."""
+        return total((self._paths.retired, *(path.counters for path in self._paths)))
+
+    # What the owner changes.
+
+    def replace_spec(self, spec: PeerSpec, now: float) -> None:
+        """Follow new settings. Raises ValueError for a scheduler that does not exist."""
+        if (spec.scheduler, spec.copies) != (self.spec.scheduler, self.spec.copies):
+            self._scheduler = create(spec.scheduler, spec.copies)
+        self.spec = spec
+        self.pulse.busy_s = spec.heartbeat_s
+        self.pulse.keepalive = spec.keepalive
+        self._paths.bar(spec.allows, now)
+
+    def set_locals(self, locals_: Sequence[Endpoint], now: float) -> bool:
+        """True if that made new pairs."""
+        before = {path.number for path in self.pairs}
+        self._paths.set_locals(locals_, now)
+        return not before.issuperset(path.number for path in self.pairs)
+
+    def set_endpoints(self, endpoints: Sequence[Endpoint], now: float) -> bool:
+        """True if that made new pairs."""
+        before = {path.number for path in self.pairs}
+        self._paths.set_remotes([remote for remote in endpoints if self.spec.allows(remote)], now)
+        return not before.issuperset(path.number for path in self.pairs)
+
+    def remember(self, addresses: Sequence[Endpoint], now: float) -> None:
+        """Try these as if they had been valid just now."""
+        for remote in addresses:
+            if self.spec.allows(remote):
+                self._paths.remember(remote, now)
+
+    # What the engine reports.
+
+    def observe(self, counters: EngineCounters, tx_at: float) -> bool:
+        """Take a reading; ``tx_at`` is when the newest inner packet came. True if there was traffic since the last."""
+        moved = tx_at > self.pulse.last_tx
+        rx_at = 0.0
+        for path in self._paths:
+            reading = counters.paths.get(path.number)
+            if reading is None:
+                continue
+            if reading.rx_packets != path.counters.rx_packets:
+                self.pulse.note_heard()
+            moved |= path.observe(reading)
+            rx_at = max(rx_at, reading.last_rx)
+        self.pulse.note_traffic(tx_at or float("-inf"), rx_at or float("-inf"))
+        return moved
+
+    def admit(self, local: Endpoint, remote: Endpoint, now: float) -> Path | DropReason:
+        """The path an authentic packet came over, made if need be; or why there may be none."""
+        if not self.spec.allows(remote):
+            return DropReason.REMOTE_NOT_ALLOWED
+        path = self._paths.find(local, remote)
+        if path is None:
+            path = self._paths.learn(local, remote, now)
+            if path is None:
+                return DropReason.PATH_LIMIT
+            # Whoever replays a packet from elsewhere must not thereby delay the discovery that the old path works.
+            self.pulse.question_usable(now)
+        return path
+
+    def receive_heartbeat(
+        self, path: Path, session: Session, header: Header, beat: Heartbeat, event: Datagram, now: float
+    ) -> None:
+        """Take what a heartbeat said."""
+        before = path.state
+        answered = path.receive_heartbeat(
+            beat,
+            session=session.number,
+            counter=header.counter,
+            path_received=event.path_received,
+            arrived=event.arrived,
+            timing=self._timing,
+        )
+        if answered:
+            path.renew(self._context.challenge())
+        self._follow(path, before, now)
+
+    def validate(self, path: Path, run: Run, now: float) -> None:
+        """A whole handshake crossed this path both ways."""
+        before = path.state
+        path.validate(run)
+        path.expect(self.pulse.busy_s + path.patience_s, now)
+        self._follow(path, before, now)
+
+    def greet(self, now: float) -> None:
+        """A session is established by our Initiate: its first packets confirm it, and tell on which pairs it works."""
+        for path in self._paths:
+            if path.learned:
+                self.pulse.challenge(path, now)
+            else:
+                self.pulse.beat(path, now, answer_now=True)
+
+    # Time.
+
+    def handle_timer(self, now: float) -> None:
+        """Let states follow from silence, and send the heartbeats that are due."""
+        for path in self._paths:
+            before = path.state
+            path.expire(now, self._timing)
+            self._follow(path, before, now)
+        if now >= self._paths.refresh_at(now):
+            self._paths.refresh(now)
+        self.pulse.handle_timer(now)
+
+    def settle(self, now: float) -> float:
+        """Bring the rhythm up to date; returns when ``handle_timer`` is due."""
+        expiries = (path.expires_at(self._timing) for path in self._paths)
+        return min(self.pulse.settle(now), self._paths.refresh_at(now), *expiries)
+
+    def choose(self) -> Choice | None:
+        """Choose the paths for data; None if there is no usable one."""
+        runs: dict[Run, list[Path]] = {}
+        for path in self._paths.usable:
+            if path.run is not None:
+                runs.setdefault(path.run, []).append(path)
+        if not runs:
+            return None
+        # Copies of a packet go to one machine's shards; the machine stays the same as long as a sound path leads to it.
+        sound = [run for run, paths in runs.items() if any(path.state is PathState.VALID for path in paths)]
+        if self._run not in (sound or runs):
+            self._run = (sound or list(runs))[0]
+        assert self._run is not None
+        paths = runs[self._run]
+        selection = self._scheduler.choose([_candidate(path) for path in paths])
+        return Choice(self._run, selection, frozenset(path.number for path in paths))
+
+    def status(self, now: float) -> tuple[PathStatus, ...]:
+        """A picture of the paths for ``show``."""
+        return tuple(
+            PathStatus(
+                path=path.number,
+                local=path.local,
+                remote=path.remote,
+                shard=path.run.first if path.run else 0,
+                state=path.state.value,
+                carries=path.number in self.pulse.carrying,
+                rtt_ms=None if path.rtt_s is None else path.rtt_s * 1e3,
+                jitter_ms=None if path.rtt_s is None else path.jitter_s * 1e3,
+                loss=path.loss if path.beats else None,
+                mtu=MTU_BYTES,
+                rx_bytes=path.counters.rx_bytes,
+                tx_bytes=path.counters.tx_bytes,
+                rx_packets=path.counters.rx_packets,
+                tx_packets=path.counters.tx_packets,
+                last_heard_s=None if path.last_heard is None else max(0.0, now - path.last_heard),
+            )
+            for path in self._paths
+        )
+
+    def _follow(self, path: Path, before: PathState, now: float) -> None:
+        """Do what a change of a path's state asks for."""
+        if path.state is before:
+            return
+        self._context.say("info", f"peer {self.spec.label}: path {path} is {path.state.value}", now)
+        if path.state is PathState.SUSPECT:
+            self.pulse.question(path, now)
+            return
+        if path.state.usable or before.usable:
+            self._paths.remember(path.remote, now)
+        self._paths.refresh(now)
+
+
+def _candidate(path: Path) -> Candidate:
+    return Candidate(
+        path.table_path,
+        suspect=path.state is PathState.SUSPECT,
+        rtt_s=path.rtt_s,
+        jitter_s=path.jitter_s,
+        loss=path.loss,
+        beats=path.beats,
+    )

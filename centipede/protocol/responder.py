@@ -1,0 +1,126 @@
+"""Responder: what becomes of an Initiate, step by step. docs/protocol.md "Handshake", responder's order.
+
+Each step is cheaper than the next, and each failure is silent: :class:`Refused` with a drop reason, for the node to
+count. Nothing is remembered of a stranger but a token bucket, in a bounded table. The Acknowledge goes back to where
+the Initiate came from, out of the socket it came in on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_address
+
+from centipede.protocol.association import Session
+from centipede.protocol.bucket import BucketTable
+from centipede.protocol.context import Context
+from centipede.protocol.drops import DropReason, Refused
+from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.handshake import Initiate, check_mac1, initiate_digest, open_initiate
+from centipede.protocol.identity import PublicKey
+from centipede.protocol.peer import Peer, run_of
+from centipede.protocol.table import Datagram
+
+MOST_ACKNOWLEDGED_PAIRS = 16
+"""Pairs that one handshake is acknowledged on."""
+
+_PER_SOURCE_PER_S = 20
+_PER_SOURCE_BURST = 5
+_SOURCES = 4096
+
+
+class Responder:
+    """Answers Initiates for one node."""
+
+    def __init__(self, context: Context, peers: Mapping[PublicKey, Peer]) -> None:
+        """``peers`` is read, never changed."""
+        self._context = context
+        self._peers = peers
+        self._sources: BucketTable[bytes] = BucketTable(_PER_SOURCE_PER_S, _PER_SOURCE_BURST, _SOURCES)
+
+    def receive(self, event: Datagram, now: float) -> Peer:
+        """Answer an Initiate; returns the peer it came from. Raises Refused."""
+        check_mac1(self._context.identity.public, event.data)
+        session = self._pending(initiate_digest(event.data))
+        if session is None:
+            # Here a node under load would ask for a cookie before it spends anything on this source.
+            if not self._sources.take(_network(event.remote), now):
+                raise Refused(DropReason.RATE_LIMITED)
+            initiate = open_initiate(self._context.identity, event.data)
+            peer = self._peer_of(initiate, event.remote)
+            session = self._create(peer, initiate, now)
+        else:
+            peer = self._peers[session.initiator]
+            self._check_remote(peer, event.remote)
+        self._acknowledge(session, event.local, event.remote, now)
+        return peer
+
+    def _pending(self, digest: bytes) -> Session | None:
+        return self._context.pending.get(digest)
+
+    def _peer_of(self, initiate: Initiate, remote: Endpoint) -> Peer:
+        peer = self._peers.get(initiate.remote)
+        if peer is None:
+            raise Refused(DropReason.UNKNOWN_IDENTITY)
+        try:
+            if initiate.timestamp <= peer.record.floor:
+                raise Refused(DropReason.STALE_TIMESTAMP)
+            initiate.verify()
+        except Refused as refused:
+            # Not proven to be the peer's, but worth showing to somebody who wonders why there is no session.
+            peer.note_refusal(refused.reason)
+            raise
+        self._check_remote(peer, remote)
+        return peer
+
+    def _check_remote(self, peer: Peer, remote: Endpoint) -> None:
+        if not peer.spec.allows(remote):
+            peer.note_refusal(DropReason.REMOTE_NOT_ALLOWED)
+            raise Refused(DropReason.REMOTE_NOT_ALLOWED)
+
+    def _create(self, peer: Peer, initiate: Initiate, now: float) -> Session:
+        """A pending session, of which the peer and the engine will know before the Acknowledge leaves."""
+        run = run_of(initiate.shard, initiate.params.k, DropReason.HANDSHAKE_MALFORMED)
+        context = self._context
+        base = context.new_base()
+        message, keys = initiate.acknowledge(
+            context.identity,
+            peer.spec.preshared_key,
+            base=base,
+            shard=context.run.first,
+            params=context.params,
+            random=context.random(32),
+        )
+        session = Session(
+            number=context.next_session(),
+            peer=peer.number,
+            base=base,
+            peer_base=initiate.base,
+            run=run,
+            keys=keys,
+            timestamp=initiate.timestamp,
+            initiator=initiate.remote,
+            ours=False,
+            params=initiate.params,
+            born=now,
+            rekey_at=now + context.timing.rekey_fallback_s,
+            digest=initiate.digest,
+            message=message,
+        )
+        peer.add_pending(session)
+        return session
+
+    def _acknowledge(self, session: Session, local: Endpoint, remote: Endpoint, now: float) -> None:
+        last = session.acknowledged.get((local, remote))
+        if last is None:
+            limited = len(session.acknowledged) >= MOST_ACKNOWLEDGED_PAIRS
+        else:
+            limited = now < last + self._context.timing.acknowledge_gap_s
+        if limited:
+            raise Refused(DropReason.ACKNOWLEDGE_LIMITED)
+        session.acknowledged[local, remote] = now
+        self._context.send(local, remote, session.message)
+
+
+def _network(remote: Endpoint) -> bytes:
+    """What shares a token bucket: an IPv4 address, or the /64 of an IPv6 address."""
+    return ip_address(remote.host).packed[:8]
