@@ -47,15 +47,15 @@ def choose(name: Literal["auto", "python", "native"]) -> EngineKind:
     Raises HostError if the native one is asked for by name and cannot be used.
     """
     if name == "python":
-        return _python("configured")
+        return _python_kind("configured")
     unusable = native_unavailable()
     if unusable is None:
-        return _native("configured" if name == "native" else "it is available")
+        return _native_kind("configured" if name == "native" else "it is available")
     if name == "native":
         raise HostError(
             f'the native engine cannot be used ({unusable}): install what is missing or set engine = "auto"'
         )
-    return _python(f"the native engine cannot be used: {unusable}")
+    return _python_kind(f"the native engine cannot be used: {unusable}")
 
 
 def native_unavailable() -> str | None:
@@ -65,7 +65,7 @@ def native_unavailable() -> str | None:
     return native.available()
 
 
-def _python(reason: str) -> EngineKind:
+def _python_kind(reason: str) -> EngineKind:
     from centipede.engine.python import PythonEngine
 
     # With a GIL, threads take turns, and a second worker only adds the turning.
@@ -74,7 +74,7 @@ def _python(reason: str) -> EngineKind:
     return EngineKind("python", False, workers, lambda tun: PythonEngine(tun.fds), reason)
 
 
-def _native(reason: str) -> EngineKind:
+def _native_kind(reason: str) -> EngineKind:
     from centipede.engine.native import NativeEngine
 
     def create(tun: TunQueues) -> Engine:
