@@ -155,8 +155,8 @@ class EmulatedLink:
 
     def _ask_locked(self, request: Request, deadline_s: float) -> Reply:
         gone = LabError(f"the emulator of link {self.name} is gone")
-        self._control.settimeout(deadline_s)
         try:
+            self._control.settimeout(deadline_s)
             with contextlib.suppress(BrokenPipeError, ConnectionError):
                 # If it has ended, its last word is still there to be read.
                 self._control.send(msgspec.json.encode(request))

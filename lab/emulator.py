@@ -15,6 +15,7 @@ came in is counted as delivered, as dropped for one named cause, or as under way
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import gc
 import heapq
@@ -39,9 +40,11 @@ FRAMES_UNDER_WAY_MAX = 100_000
 """How many frames, both ways together, the emulator holds; with full frames 150 MB. One more is an overflow."""
 LATE_S = 0.001
 """A frame that comes out later than this after its time is counted as late."""
+LATENESS_LIMIT_S = 0.005
+"""A measurement over a link that was ever later than this does not count."""
 MESSAGE_BYTES_MAX = 65536
 _REAL_TIME_PRIORITY = 10
-_TAP_QUEUE_FRAMES = 1000
+_INTERFACE_BYTES_MAX = 15
 
 _TUNSETIFF = 0x400454CA
 _TUNSETCARRIER = 0x400454E2
@@ -49,7 +52,6 @@ _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
 _SIOCSIFMTU = 0x8922
 _SIOCSIFHWADDR = 0x8924
-_SIOCSIFTXQLEN = 0x8943
 _ARPHRD_ETHER = 1
 _CLONE_NEWNET = 0x40000000
 _PR_SET_TIMERSLACK = 29
@@ -136,7 +138,7 @@ class WayStats(msgspec.Struct, kw_only=True):
 
 
 class LinkStats(msgspec.Struct, kw_only=True):
-    """What the emulator has done and how well."""
+    """What the emulator has done, and how well it has done it since the measurement of that was last begun anew."""
 
     ab: WayStats
     ba: WayStats
@@ -144,6 +146,8 @@ class LinkStats(msgspec.Struct, kw_only=True):
     """The longest that a frame was held after its time, or may have waited to be read while the emulator was busy."""
     late_frames: int
     """How many came out more than ``LATE_S`` after their time."""
+    unread_frames: int
+    """How many never came in, both ways."""
     busy_s: float
     """Time spent other than waiting, of ``elapsed_s``."""
     elapsed_s: float
@@ -151,6 +155,14 @@ class LinkStats(msgspec.Struct, kw_only=True):
     """Frames in per second of time spent: what this process could carry of this traffic, at most. 0: no traffic yet."""
     real_time: bool
     """Whether the process runs ahead of all ordinary ones (SCHED_FIFO)."""
+
+    def fault(self, *, lateness_limit_s: float = LATENESS_LIMIT_S) -> str | None:
+        """Return, in words, why a measurement over this link does not count, or None."""
+        if self.unread_frames:
+            return f"the emulator could not keep up: {self.unread_frames} frames were not read in time"
+        if self.late_max_s > lateness_limit_s:
+            return f"the emulator was late by {self.late_max_s * 1000:.1f} ms (limit {lateness_limit_s * 1000:g} ms)"
+        return None
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -161,7 +173,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Tap:
-    """A TAP interface in another namespace, and what the kernel counts for it there."""
+    """A TAP interface in another namespace, and what the kernel counts for it there.
+
+    The kernel keeps up to ``txqueuelen`` frames (1000 unless the interface is told otherwise) for the emulator to read.
+    """
 
     def __init__(self, end: TapEnd, mtu: int) -> None:
         """Enter the namespace and make the interface there, down. Raises OSError, saying so in a sentence."""
@@ -175,11 +190,12 @@ class Tap:
         if _libc.setns(end.netns_fd, _CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), "its network namespace cannot be entered")
         name = end.ifname.encode()
+        if len(name) > _INTERFACE_BYTES_MAX:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         fcntl.ioctl(self.fd, _TUNSETIFF, struct.pack("16sH22x", name, _IFF_TAP | _IFF_NO_PI))
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             fcntl.ioctl(control, _SIOCSIFMTU, struct.pack("16si20x", name, mtu))
-            fcntl.ioctl(control, _SIOCSIFTXQLEN, struct.pack("16si20x", name, _TAP_QUEUE_FRAMES))
             if end.mac:
                 address = bytes.fromhex(end.mac.replace(":", ""))
                 fcntl.ioctl(control, _SIOCSIFHWADDR, struct.pack("16sH6s16x", name, _ARPHRD_ETHER, address))
@@ -253,6 +269,7 @@ class Emulator:
         self._busy_s = 0.0
         self._since = time.monotonic()
         self._frames_before = sum(course.stats.in_frames for course in self._courses.values())
+        self._unread_before = sum(tap.dropped_frames() for tap in self._taps)
 
     def serve(self) -> None:
         """Carry frames until told to end or until the parent is gone. Raises OSError if an interface vanishes."""
@@ -376,6 +393,7 @@ class Emulator:
             ba=self._courses[Way.BA].snapshot(),
             late_max_s=self._late_max_s,
             late_frames=self._late_frames,
+            unread_frames=sum(tap.dropped_frames() for tap in self._taps) - self._unread_before,
             busy_s=self._busy_s,
             elapsed_s=time.monotonic() - self._since,
             ceiling_pps=in_frames / self._busy_s if self._busy_s else 0.0,
