@@ -1,0 +1,179 @@
+#include <errno.h>
+#include <unistd.h>
+
+#include "engine_private.h"
+#include "worker.h"
+
+#define RESUMED_AFTER_NS	(2 * NS_PER_S)	/* contract.py */
+#define RESUMED_AGAIN_NS	(1 * NS_PER_S)
+
+/* Seal each segment once; trains take the bytes to every path. */
+static void
+transmit(struct worker *w, const struct peer *peer)
+{
+	const struct snapshot *s = w->snapshot;
+	struct session_state *session = peer->session;
+	_Atomic uint64_t *next = &session->counters[w->index].next;
+	uint64_t source = (uint64_t)(s->own_first + w->index) << 48, counter;
+	uint64_t sid = peer->base << 16 | (peer->run_first + w->index % peer->run_size);
+	uint8_t *segment, *datagram;
+	size_t bytes;
+
+	while (segment_next(&w->segmenter, &segment, &bytes)) {
+		/* Before use: a counter may be wasted, never repeated. */
+		counter = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
+		if (unlikely(counter >= COUNTER_LIMIT)) {
+			drop(w->drops, DROP_COUNTER_LIMIT, 1);
+			continue;
+		}
+		datagram = train_place(&w->trains, HEADER_BYTES + bytes);
+		store_be64(datagram, source | counter);
+		store_be64(datagram + 8, sid);
+		if (likely(aead_seal(w->aead, session->tx_key, datagram, segment, bytes)))
+			train_put(&w->trains, peer, HEADER_BYTES + bytes);
+		else
+			drop(w->drops, DROP_SEND_NO_BUFFERS, 1);
+	}
+}
+
+/* Note that there is traffic for a peer, and tell the node if that is news. */
+static void
+mark_use(struct worker *w, const struct peer *peer)
+{
+	struct peer_worker *own = &peer->state->workers[w->index];
+	struct engine_event event = { .kind = ENGINE_EVENT_RESUMED, .number = peer->number, .arrived_ns = w->now_ns };
+	uint64_t last_ns = counter_read(&own->last_tx_ns), told_ns, ns;
+	unsigned i;
+
+	counter_set(&own->last_tx_ns, w->now_ns);
+	if (likely(peer->session != NULL && w->now_ns - last_ns < RESUMED_AFTER_NS))
+		return;
+	/* The other workers may have had packets for the peer meanwhile. */
+	told_ns = counter_read(&own->resumed_ns);
+	for (i = 0; i < WORKERS_MAX; i++)
+		if (i != w->index) {
+			ns = counter_read(&peer->state->workers[i].last_tx_ns);
+			last_ns = ns > last_ns ? ns : last_ns;
+			ns = counter_read(&peer->state->workers[i].resumed_ns);
+			told_ns = ns > told_ns ? ns : told_ns;
+		}
+	/* A worker's time may be a little ahead of ours: signed, or the difference would be an age. */
+	if ((int64_t)(w->now_ns - last_ns) < (int64_t)RESUMED_AFTER_NS &&
+	    (peer->session != NULL || (int64_t)(w->now_ns - told_ns) < (int64_t)RESUMED_AGAIN_NS))
+		return;
+	counter_set(&own->resumed_ns, w->now_ns);
+	worker_tell(w, &event, NULL, 0);
+}
+
+/* Keep a packet until its peer has a plan. */
+static void
+wait(struct worker *w, const struct peer *peer, const uint8_t *packet, size_t bytes, const struct virtio_net_hdr *vnet)
+{
+	struct peer_worker *own = &peer->state->workers[w->index];
+	struct shelved *record = NULL;
+
+	if (own->waiting == WAITING_PACKETS) {
+		while ((record = shelf_next(&w->shelf, record)) != NULL && record->peer != peer->number)
+			continue;
+		if (record != NULL) {
+			record->gone = true;
+			own->waiting--;
+			drop(w->drops, DROP_NO_SESSION, 1);
+		}
+	}
+	if (shelf_put(&w->shelf, peer->number, vnet, packet, bytes))
+		own->waiting++;
+	else
+		drop(w->drops, DROP_NO_SESSION, 1);
+}
+
+void
+outbound_packet(struct worker *w, uint8_t *packet, size_t bytes, const struct virtio_net_hdr *vnet)
+{
+	const struct snapshot *s = w->snapshot;
+	const struct inner *inner = &w->segmenter.inner;
+	const struct peer *peer;
+	uint32_t index;
+
+	if (unlikely(!segment_begin(&w->segmenter, packet, bytes, vnet))) {
+		drop(w->drops, DROP_INNER_MALFORMED, 1);
+		return;
+	}
+	index = routes_find(inner->version == 4 ? &s->v4 : &s->v6, inner_destination(packet, inner), inner->version);
+	if (unlikely(index == NO_PEER)) {
+		drop(w->drops, DROP_NO_ROUTE, 1);
+		return;
+	}
+	peer = &s->peers[index];
+	mark_use(w, peer);
+	if (likely(peer->session != NULL))
+		transmit(w, peer);
+	else
+		wait(w, peer, packet, inner->bytes, vnet);
+}
+
+static const struct peer *
+peer_of(const struct snapshot *s, uint64_t number)
+{
+	uint32_t i;
+
+	for (i = 0; i < s->peer_count; i++)
+		if (s->peers[i].number == number)
+			return (&s->peers[i]);
+	return (NULL);
+}
+
+/* Under a new table: send what waited for a peer that has a plan now, drop what waited for one that is gone. */
+void
+outbound_waiting(struct worker *w)
+{
+	struct shelved *record = NULL;
+	const struct peer *peer = NULL;
+
+	while ((record = shelf_next(&w->shelf, record)) != NULL) {
+		if (peer == NULL || peer->number != record->peer)
+			peer = peer_of(w->snapshot, record->peer);
+		if (peer != NULL && peer->session == NULL)
+			continue;
+		record->gone = true;
+		if (peer == NULL) {
+			drop(w->drops, DROP_NO_SESSION, 1);
+			continue;
+		}
+		peer->state->workers[w->index].waiting--;
+		if (segment_begin(&w->segmenter, record->packet, record->bytes, record->has_vnet ? &record->vnet : NULL))
+			transmit(w, peer);
+	}
+	shelf_tidy(&w->shelf);
+	trains_send(&w->trains);
+}
+
+/* Take a batch of packets from the TUN queue. */
+void
+outbound_read(struct worker *w)
+{
+	uint8_t *packet = w->tun_bytes + CACHE_LINE;
+	size_t header = w->tun.vnet_hdr ? VNET_BYTES : 0, total = 0;
+	struct virtio_net_hdr vnet;
+	unsigned packets;
+	ssize_t n;
+
+	for (packets = 0; packets < TUN_READ_PACKETS && total < TUN_READ_BYTES; packets++) {
+		n = read(w->tun.fd, packet - header, header + PACKET_BYTES_MAX);
+		if (n == -1 && (errno == EAGAIN || errno == EINTR))
+			break;
+		if (n <= 0) {	/* the device is gone: a TUN device never has an empty packet */
+			drop(w->drops, DROP_RECEIVE_FAILED, 1);
+			w->tun_rests_ns = w->now_ns + REST_AFTER_FAILURE_NS;
+			break;
+		}
+		total += (size_t)n;
+		if ((size_t)n < header) {
+			drop(w->drops, DROP_INNER_MALFORMED, 1);
+			continue;
+		}
+		memcpy(&vnet, packet - header, header);
+		outbound_packet(w, packet, (size_t)n - header, header != 0 ? &vnet : NULL);
+	}
+	trains_send(&w->trains);
+}

@@ -1,0 +1,629 @@
+#include "table.h"
+
+#define ENTRIES_MAX	(1u << 24)	/* of any array; keeps every size far from overflow */
+
+/* --- addresses */
+
+void
+address_set(struct address *a, const struct engine_endpoint *e)
+{
+	memset(a, 0, sizeof(*a));
+	if (e->version == 4) {
+		a->v4.sin_family = AF_INET;
+		a->v4.sin_port = htons(e->port);
+		memcpy(&a->v4.sin_addr, e->address, 4);
+		a->bytes = sizeof(a->v4);
+	} else {
+		a->v6.sin6_family = AF_INET6;
+		a->v6.sin6_port = htons(e->port);
+		memcpy(&a->v6.sin6_addr, e->address, 16);
+		a->v6.sin6_scope_id = e->scope;
+		a->bytes = sizeof(a->v6);
+	}
+}
+
+void
+address_get(const struct address *a, struct engine_endpoint *e)
+{
+	memset(e, 0, sizeof(*e));
+	if (a->any.sa_family == AF_INET) {
+		e->version = 4;
+		e->port = ntohs(a->v4.sin_port);
+		memcpy(e->address, &a->v4.sin_addr, 4);
+	} else {
+		e->version = 6;
+		e->port = ntohs(a->v6.sin6_port);
+		memcpy(e->address, &a->v6.sin6_addr, 16);
+		e->scope = a->v6.sin6_scope_id;
+	}
+}
+
+bool
+address_equal(const struct address *a, const struct address *b)
+{
+	if (a->any.sa_family != b->any.sa_family)
+		return (false);
+	if (a->any.sa_family == AF_INET)
+		return (a->v4.sin_port == b->v4.sin_port && a->v4.sin_addr.s_addr == b->v4.sin_addr.s_addr);
+	return (a->v6.sin6_port == b->v6.sin6_port && a->v6.sin6_scope_id == b->v6.sin6_scope_id &&
+	    memcmp(&a->v6.sin6_addr, &b->v6.sin6_addr, 16) == 0);
+}
+
+uint64_t
+address_hash(const struct address *a)
+{
+	uint64_t high, low;
+
+	if (a->any.sa_family == AF_INET)
+		return (mix64((uint64_t)a->v4.sin_addr.s_addr << 16 | a->v4.sin_port));
+	memcpy(&high, a->v6.sin6_addr.s6_addr, 8);
+	memcpy(&low, a->v6.sin6_addr.s6_addr + 8, 8);
+	return (mix64(mix64(high ^ a->v6.sin6_port) ^ low));
+}
+
+static bool
+endpoint_valid(const struct engine_endpoint *e)
+{
+	return (e->version == 4 || e->version == 6);
+}
+
+struct local *
+local_find(struct local *locals, const struct engine_endpoint *e)
+{
+	size_t i;
+
+	for (i = 0; i < LOCALS_MAX; i++)
+		if ((locals[i].served || locals[i].named_by != 0) &&
+		    memcmp(&locals[i].endpoint, e, sizeof(*e)) == 0)
+			return (&locals[i]);
+	return (NULL);
+}
+
+/* The slot of an address, a free one if it has none, or NULL. Slots that the current table names are not free. */
+struct local *
+local_take(struct local *locals, const struct engine_endpoint *e, uint64_t current_stamp)
+{
+	struct local *l;
+	size_t i;
+
+	if ((l = local_find(locals, e)) != NULL)
+		return (l);
+	for (i = 0; i < LOCALS_MAX; i++)
+		if (!locals[i].served && (locals[i].named_by == 0 || locals[i].named_by < current_stamp)) {
+			locals[i].endpoint = *e;
+			locals[i].named_by = 0;
+			return (&locals[i]);
+		}
+	return (NULL);
+}
+
+/* --- lists of what outlives a table */
+
+static int
+compare_numbers(const void *left, const void *right)
+{
+	uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
+
+	return (a < b ? -1 : a > b);
+}
+
+static void *
+list_find(const struct list *l, uint64_t number)
+{
+	size_t low = 0, high = l->count, middle;
+	uint64_t found;
+
+	while (low < high) {
+		middle = low + (high - low) / 2;
+		found = *(uint64_t *)l->items[middle];
+		if (found == number)
+			return (l->items[middle]);
+		if (found < number)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return (NULL);
+}
+
+/* One item for each of the numbers (sorted here, repeats allowed): taken from the old list, or new and zero. */
+static bool
+list_build(struct list *l, uint64_t *numbers, size_t count, const struct list *old, size_t item_bytes)
+{
+	size_t i;
+	void *item;
+
+	if (count == 0)
+		return (true);
+	if ((l->items = calloc(count, sizeof(*l->items))) == NULL)
+		return (false);
+	qsort(numbers, count, sizeof(*numbers), compare_numbers);
+	for (i = 0; i < count; i++) {
+		if (i > 0 && numbers[i] == numbers[i - 1])
+			continue;
+		if ((item = list_find(old, numbers[i])) == NULL) {
+			if ((item = zalloc_lines(item_bytes)) == NULL)
+				return (false);
+			*(uint64_t *)item = numbers[i];
+		}
+		l->items[l->count++] = item;
+	}
+	return (true);
+}
+
+static void
+release_plain(void *item)
+{
+	free(item);
+}
+
+static void
+release_session(void *item)
+{
+	struct session_state *state = item;
+	uint32_t i;
+
+	for (i = 0; i < state->source_count; i++)
+		free(state->sources[i].window);
+	explicit_bzero(state, sizeof(*state));
+	free(state);
+}
+
+static void
+list_free(struct list *l, const struct list *heir, void (*release)(void *))
+{
+	size_t i;
+
+	for (i = 0; i < l->count; i++)
+		if (heir == NULL || list_find(heir, *(uint64_t *)l->items[i]) == NULL)
+			release(l->items[i]);
+	free(l->items);
+	*l = (struct list){ 0 };
+}
+
+/* --- look-ups */
+
+/* A zeroed table of slots at most half full. */
+static uint32_t *
+slots_new(size_t entries, uint64_t *mask)
+{
+	size_t slots = 2;
+
+	while (slots < 2 * entries)
+		slots *= 2;
+	*mask = slots - 1;
+	return (calloc(slots, sizeof(uint32_t)));
+}
+
+static void
+slots_put(uint32_t *slots, uint64_t mask, uint64_t hash, uint32_t index)
+{
+	while (slots[hash & mask] != 0)
+		hash++;
+	slots[hash & mask] = index + 1;
+}
+
+static uint64_t
+known_hash(const struct local *local, const struct address *remote, uint32_t peer)
+{
+	return (mix64(address_hash(remote) ^ (uintptr_t)local ^ (uint64_t)peer << 48));
+}
+
+struct path_state *
+known_path_find(const struct snapshot *s, const struct local *local, const struct address *remote, uint32_t peer)
+{
+	uint64_t slot;
+	uint32_t index;
+	const struct known_path *k;
+
+	for (slot = known_hash(local, remote, peer);; slot++) {
+		if ((index = s->known_slots[slot & s->known_mask]) == 0)
+			return (NULL);
+		k = &s->known[index - 1];
+		if (k->local == local && k->peer == peer && address_equal(&k->remote, remote))
+			return (k->state);
+	}
+}
+
+#define TOLD_FORGOTTEN	1
+
+/* The place where this is now noted as told, or NULL if it was before or there is no room to note more. */
+_Atomic uint64_t *
+told_first(struct snapshot *s, uint64_t hash)
+{
+	uint64_t found;
+	size_t i;
+
+	hash |= 2;	/* neither free nor forgotten */
+	for (i = 0; i < TOLD_MAX; i++) {
+		_Atomic uint64_t *place = &s->told[(hash + i) % TOLD_MAX];
+
+		found = 0;
+		if (atomic_compare_exchange_strong(place, &found, hash))
+			return (place);
+		if (found == hash)
+			return (NULL);
+	}
+	return (NULL);
+}
+
+/* It could not be told after all. */
+void
+told_forget(_Atomic uint64_t *place)
+{
+	atomic_store(place, TOLD_FORGOTTEN);
+}
+
+/* --- compiling */
+
+struct numbered;
+
+struct compile {
+	struct snapshot	*s;
+	struct numbered	*order;
+	const struct snapshot *old;
+	const struct engine_table *t;
+	struct local	*locals;
+	uint64_t	stamp;
+};
+
+static bool
+slice_valid(uint32_t first, uint32_t count, uint32_t total)
+{
+	return (first <= total && count <= total - first);
+}
+
+static bool
+run_valid(const struct engine_run *r)
+{
+	return (r->k <= 4 && r->first % (1u << r->k) == 0 && r->first + (1u << r->k) <= 16383);
+}
+
+static bool
+table_valid(const struct engine_table *t)
+{
+	const struct engine_peer *p;
+	uint32_t i;
+
+	if (!run_valid(&t->run) || t->route_count > ENTRIES_MAX || t->peer_count > ENTRIES_MAX ||
+	    t->session_count > ENTRIES_MAX || t->path_count > ENTRIES_MAX || t->source_count > ENTRIES_MAX)
+		return (false);
+	for (i = 0; i < t->route_count; i++)
+		if ((t->routes[i].version != 4 || t->routes[i].prefix > 32) &&
+		    (t->routes[i].version != 6 || t->routes[i].prefix > 128))
+			return (false);
+	for (i = 0; i < t->path_count; i++)
+		if (!endpoint_valid(&t->paths[i].local) || !endpoint_valid(&t->paths[i].remote))
+			return (false);
+	for (i = 0; i < t->source_count; i++)
+		if (!run_valid(&t->sources[i]))
+			return (false);
+	for (i = 0; i < t->session_count; i++)
+		if (!slice_valid(t->sessions[i].source_first, t->sessions[i].source_count, t->source_count))
+			return (false);
+	for (i = 0; i < t->peer_count; i++) {
+		p = &t->peers[i];
+		if (!slice_valid(p->known_first, p->known_count, t->path_count) ||
+		    !slice_valid(p->plan_first, p->plan_count, t->path_count) ||
+		    (p->plan_count > 0 && (p->copies == 0 || !run_valid(&p->run))))
+			return (false);
+	}
+	return (true);
+}
+
+static uint64_t
+base_of(const uint8_t base[6])
+{
+	return ((uint64_t)load_be32(base) << 16 | load_be16(base + 4));
+}
+
+/* Peers by number, for routes and sessions to find theirs. */
+struct numbered {
+	uint64_t	number;
+	uint32_t	index;
+};
+
+static uint32_t
+peer_index(const struct compile *c, uint64_t number)
+{
+	const struct numbered *found;
+
+	found = c->t->peer_count == 0 ? NULL :
+	    bsearch(&number, c->order, c->t->peer_count, sizeof(*c->order), compare_numbers);
+	return (found != NULL ? found->index : NO_PEER);
+}
+
+/* Build the lists of state, after the check that no session gets a second life. */
+static int
+compile_state(struct compile *c, uint64_t *floor)
+{
+	const struct engine_table *t = c->t;
+	struct snapshot *s = c->s;
+	uint64_t *numbers, number, raised = *floor;
+	size_t i, most = t->session_count;
+	int error = ENGINE_NO_MEMORY;
+
+	if (most < t->peer_count)
+		most = t->peer_count;
+	if (most < t->path_count)
+		most = t->path_count;
+	if ((numbers = calloc(most + 1, sizeof(*numbers))) == NULL)
+		return (ENGINE_NO_MEMORY);
+	for (i = 0; i < t->session_count; i++) {
+		numbers[i] = number = t->sessions[i].session;
+		if (list_find(&c->old->session_states, number) != NULL)
+			continue;
+		if (number < *floor) {
+			error = ENGINE_SECOND_LIFE;
+			goto out;
+		}
+		raised = number >= raised ? number + 1 : raised;
+	}
+	if (!list_build(&s->session_states, numbers, t->session_count, &c->old->session_states,
+	    sizeof(struct session_state)))
+		goto out;
+	for (i = 0; i < t->peer_count; i++)
+		numbers[i] = t->peers[i].peer;
+	if (!list_build(&s->peer_states, numbers, t->peer_count, &c->old->peer_states, sizeof(struct peer_state)))
+		goto out;
+	for (i = 0; i < t->path_count; i++)
+		numbers[i] = t->paths[i].path;
+	if (!list_build(&s->path_states, numbers, t->path_count, &c->old->path_states, sizeof(struct path_state)))
+		goto out;
+	*floor = raised;
+	error = 0;
+out:
+	free(numbers);
+	return (error);
+}
+
+static struct local *
+compile_local(struct compile *c, const struct engine_endpoint *e)
+{
+	struct local *l = local_take(c->locals, e, c->stamp - 1);
+
+	if (l != NULL)
+		l->named_by = c->stamp;
+	return (l);
+}
+
+static void
+compile_plan(struct compile *c, const struct engine_peer *from, struct peer *to, struct path *path)
+{
+	const struct engine_path *e;
+	uint32_t i;
+
+	if (!to->session->has_tx_key) {
+		memcpy(to->session->tx_key, from->key, KEY_BYTES);
+		to->session->has_tx_key = true;
+	}
+	to->base = base_of(from->base);
+	to->run_first = from->run.first;
+	to->run_size = (uint16_t)(1u << from->run.k);
+	to->path_count = from->copies < from->plan_count ? from->copies : from->plan_count;
+	to->paths = path;
+	for (i = 0; i < to->path_count; i++, path++) {
+		e = &c->t->paths[from->plan_first + i];
+		path->state = list_find(&c->s->path_states, e->path);
+		path->local = e->local.version == e->remote.version ? compile_local(c, &e->local) : NULL;
+		address_set(&path->remote, &e->remote);
+	}
+}
+
+static void
+compile_known(struct compile *c, uint32_t first, uint32_t count, uint32_t peer)
+{
+	struct snapshot *s = c->s;
+	const struct engine_path *e;
+	struct known_path *k;
+	uint32_t i;
+
+	for (i = first; i < first + count; i++) {
+		e = &c->t->paths[i];
+		k = &s->known[s->known_count];
+		k->local = compile_local(c, &e->local);
+		address_set(&k->remote, &e->remote);
+		k->peer = peer;
+		k->state = list_find(&s->path_states, e->path);
+		if (known_path_find(s, k->local, &k->remote, peer) == NULL)
+			slots_put(s->known_slots, s->known_mask, known_hash(k->local, &k->remote, peer),
+			    s->known_count++);
+	}
+}
+
+static int
+compile_peers(struct compile *c)
+{
+	const struct engine_table *t = c->t;
+	const struct engine_peer *from;
+	struct snapshot *s = c->s;
+	struct peer *to;
+	size_t known = 0, planned = 0;
+	uint32_t i;
+
+	for (i = 0; i < t->peer_count; i++) {
+		known += (size_t)t->peers[i].known_count + t->peers[i].plan_count;
+		planned += t->peers[i].plan_count;
+	}
+	if (known > ENTRIES_MAX)
+		return (ENGINE_BAD_TABLE);
+	if ((s->peers = calloc((size_t)t->peer_count + 1, sizeof(*s->peers))) == NULL ||
+	    (s->known = calloc(known + 1, sizeof(*s->known))) == NULL ||
+	    (s->paths = calloc(planned + 1, sizeof(*s->paths))) == NULL ||
+	    (s->known_slots = slots_new(known, &s->known_mask)) == NULL)
+		return (ENGINE_NO_MEMORY);
+	planned = 0;
+	for (i = 0; i < t->peer_count; i++) {
+		from = &t->peers[i];
+		to = &s->peers[s->peer_count++];
+		to->number = from->peer;
+		to->state = list_find(&s->peer_states, from->peer);
+		compile_known(c, from->known_first, from->known_count, i);
+		if (from->plan_count == 0)
+			continue;
+		if ((to->session = list_find(&s->session_states, from->session)) == NULL)
+			return (ENGINE_BAD_TABLE);
+		compile_plan(c, from, to, s->paths + planned);
+		compile_known(c, from->plan_first, from->plan_count, i);
+		planned += to->path_count;
+	}
+	return (0);
+}
+
+/* The window of a source shard: the session's, or a new one. */
+static struct window *
+source_window(struct session_state *state, uint16_t shard)
+{
+	struct window *w;
+	uint32_t i;
+
+	for (i = 0; i < state->source_count; i++)
+		if (state->sources[i].shard == shard)
+			return (state->sources[i].window);
+	if (state->source_count == SOURCES_MAX || (w = zalloc_lines(sizeof(*w))) == NULL)
+		return (NULL);
+	state->sources[state->source_count++] = (struct source){ .shard = shard, .window = w };
+	return (w);
+}
+
+static int
+compile_sessions(struct compile *c)
+{
+	const struct engine_table *t = c->t;
+	struct snapshot *s = c->s;
+	struct source_run *run;
+	size_t runs = 0;
+	uint32_t i, j, n;
+
+	for (i = 0; i < t->session_count; i++)
+		runs += t->sessions[i].source_count;
+	if (runs > ENTRIES_MAX)
+		return (ENGINE_BAD_TABLE);
+	if ((s->sessions = calloc((size_t)t->session_count + 1, sizeof(*s->sessions))) == NULL ||
+	    (s->runs = calloc(runs + 1, sizeof(*s->runs))) == NULL ||
+	    (s->session_slots = slots_new(t->session_count, &s->session_mask)) == NULL)
+		return (ENGINE_NO_MEMORY);
+	run = s->runs;
+	for (i = 0; i < t->session_count; i++) {
+		const struct engine_session *from = &t->sessions[i];
+		struct session *to = &s->sessions[i];
+
+		if ((to->peer = peer_index(c, from->peer)) == NO_PEER)
+			to->peer = UNLISTED_PEER;	/* what no route leads to, so nothing is delivered */
+		to->state = list_find(&s->session_states, from->session);
+		if (list_find(&c->old->session_states, from->session) == NULL)
+			memcpy(to->state->rx_key, from->key, KEY_BYTES);
+		to->base = base_of(from->base);
+		to->pending = from->pending != 0;
+		to->runs = run;
+		to->run_count = from->source_count;
+		for (j = 0; j < from->source_count; j++, run++) {
+			run->first = t->sources[from->source_first + j].first;
+			run->size = (uint16_t)(1u << t->sources[from->source_first + j].k);
+			for (n = 0; n < run->size; n++)
+				if ((run->windows[n] = source_window(to->state, (uint16_t)(run->first + n))) == NULL)
+					return (ENGINE_NO_MEMORY);
+		}
+		slots_put(s->session_slots, s->session_mask, mix64(to->base), i);
+		s->session_count++;
+	}
+	return (0);
+}
+
+static int
+compile_routes(struct compile *c)
+{
+	const struct engine_table *t = c->t;
+	struct snapshot *s = c->s;
+	struct prefix *prefixes, *v4, *v6, *p;
+	uint32_t i;
+	int error;
+
+	if ((prefixes = calloc((size_t)t->route_count + 1, sizeof(*prefixes))) == NULL)
+		return (ENGINE_NO_MEMORY);
+	v4 = prefixes;				/* IPv4 from the front */
+	v6 = prefixes + t->route_count;		/* IPv6 from the back */
+	for (i = 0; i < t->route_count; i++) {
+		const struct engine_route *from = &t->routes[i];
+
+		p = from->version == 4 ? v4++ : --v6;
+		p->peer = peer_index(c, from->peer);
+		address_words(from->network, from->version, &p->high, &p->low);
+		p->length = from->prefix;
+		p->order = i;
+		if (p->length < 64) {
+			p->high &= ~(UINT64_MAX >> p->length);
+			p->low = 0;
+		} else if (p->length < 128)
+			p->low &= p->length == 64 ? 0 : ~(UINT64_MAX >> (p->length - 64));
+	}
+	error = routes_compile(&s->v4, prefixes, (size_t)(v4 - prefixes)) &&
+	    routes_compile(&s->v6, v6, (size_t)(prefixes + t->route_count - v6)) ? 0 : ENGINE_NO_MEMORY;
+	free(prefixes);
+	return (error);
+}
+
+int
+snapshot_compile(struct snapshot **result, const struct snapshot *old, const struct engine_table *t,
+    struct local *locals, uint64_t stamp, uint64_t *floor, unsigned workers)
+{
+	struct compile c = { .old = old, .t = t, .locals = locals, .stamp = stamp };
+	uint64_t raised = *floor;
+	uint32_t i;
+	int error;
+
+	if (!table_valid(t) || workers > 1u << t->run.k)
+		return (ENGINE_BAD_TABLE);
+	c.s = zalloc_lines(sizeof(*c.s));
+	c.order = calloc((size_t)t->peer_count + 1, sizeof(*c.order));
+	if (c.s == NULL || c.order == NULL) {
+		free(c.s);
+		free(c.order);
+		return (ENGINE_NO_MEMORY);
+	}
+	for (i = 0; i < t->peer_count; i++)
+		c.order[i] = (struct numbered){ .number = t->peers[i].peer, .index = i };
+	qsort(c.order, t->peer_count, sizeof(*c.order), compare_numbers);
+	c.s->own_first = t->run.first;
+	c.s->own_size = (uint16_t)(1u << t->run.k);
+	if ((error = compile_state(&c, &raised)) == 0 && (error = compile_peers(&c)) == 0 &&
+	    (error = compile_sessions(&c)) == 0 && (error = compile_routes(&c)) == 0) {
+		*result = c.s;
+		*floor = raised;
+	} else
+		snapshot_free(c.s, old);
+	free(c.order);
+	return (error);
+}
+
+/* What an engine has before its first table. */
+struct snapshot *
+snapshot_empty(void)
+{
+	static const struct snapshot nothing;
+	static const struct engine_table table;
+	struct snapshot *s = NULL;
+	uint64_t floor = 0;
+
+	return (snapshot_compile(&s, &nothing, &table, NULL, 1, &floor, 1) == 0 ? s : NULL);
+}
+
+void
+snapshot_free(struct snapshot *s, const struct snapshot *heir)
+{
+	if (s == NULL)
+		return;
+	list_free(&s->session_states, heir != NULL ? &heir->session_states : NULL, release_session);
+	list_free(&s->path_states, heir != NULL ? &heir->path_states : NULL, release_plain);
+	list_free(&s->peer_states, heir != NULL ? &heir->peer_states : NULL, release_plain);
+	routes_free(&s->v4);
+	routes_free(&s->v6);
+	free(s->peers);
+	free(s->sessions);
+	free(s->session_slots);
+	free(s->known);
+	free(s->known_slots);
+	free(s->paths);
+	free(s->runs);
+	free(s);
+}

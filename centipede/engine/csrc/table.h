@@ -1,0 +1,196 @@
+/*
+ * The compiled forwarding table: an immutable snapshot, and the state that outlives it.
+ *
+ * A snapshot is built by the control thread and read by the workers. Windows, sending counters and traffic counters
+ * belong to the numbers in the table and not to one table: a new snapshot takes them over from the one before, and what
+ * it does not take is wiped and freed with the old one, once no worker can look at it any more (engine.c).
+ */
+#ifndef CENTIPEDE_TABLE_H
+#define CENTIPEDE_TABLE_H
+
+#include <netinet/in.h>
+
+#include "aead.h"
+#include "common.h"
+#include "routes.h"
+#include "window.h"
+
+#define LOCALS_MAX	64
+#define SHARDS_MAX	16		/* of one run */
+#define SOURCES_MAX	256		/* source shards of one session */
+#define TOLD_MAX	1024		/* 4-tuples a snapshot remembers to have told of; RING_SIZE of contract.py */
+
+struct address {
+	union {
+		struct sockaddr		any;
+		struct sockaddr_in	v4;
+		struct sockaddr_in6	v6;
+	};
+	socklen_t	bytes;
+};
+
+/*
+ * A local address with its sockets. Slots have fixed places, so a path may point to one whether it is served or not;
+ * the descriptors are -1 while it is not.
+ */
+struct local {
+	struct engine_endpoint endpoint;
+	uint64_t	named_by;	/* the last table that named it (engine's count, not the generation) */
+	bool		served;
+	_Atomic int	fds[WORKERS_MAX];
+};
+
+/* --- what outlives a table; each list is sorted by number */
+
+struct path_worker {
+	_Alignas(CACHE_LINE) counter_t rx_packets;
+	counter_t	rx_bytes, rx_copies, tx_packets, tx_bytes, largest, last_rx_ns;
+	uint64_t	segment_refused_ns;	/* when the kernel last refused UDP_SEGMENT here; 0 never */
+};
+
+struct path_state {
+	uint64_t	number;
+	struct path_worker workers[WORKERS_MAX];
+};
+
+struct peer_worker {
+	_Alignas(CACHE_LINE) counter_t last_tx_ns;
+	counter_t	resumed_ns;	/* when this worker last told of it */
+	uint32_t	waiting;	/* packets on this worker's shelf */
+};
+
+struct peer_state {
+	uint64_t	number;
+	struct peer_worker workers[WORKERS_MAX];
+};
+
+struct source {
+	uint16_t	shard;
+	struct window	*window;
+};
+
+/* A session: what opens its packets and what seals them. It ends when a table no longer lists it for receiving. */
+struct session_state {
+	uint64_t	number;
+	uint8_t		rx_key[KEY_BYTES];
+	uint8_t		tx_key[KEY_BYTES];
+	bool		has_tx_key;
+	_Atomic bool	first_told;
+	uint32_t	source_count;
+	struct source	sources[SOURCES_MAX];
+	struct {
+		_Alignas(CACHE_LINE) _Atomic uint64_t next;
+	} counters[SHARDS_MAX];		/* for sending, by place in the own run */
+};
+
+struct list {
+	void		**items;	/* each begins with its uint64_t number */
+	size_t		count;
+};
+
+/* --- the snapshot */
+
+struct path {
+	struct path_state *state;
+	struct local	*local;		/* NULL: remote cannot be reached from it, or there is no slot for it */
+	struct address	remote;
+};
+
+struct peer {
+	uint64_t	number;
+	struct peer_state *state;
+	struct session_state *session;	/* NULL: no plan, packets wait */
+	uint64_t	base;		/* 48 bits */
+	uint16_t	run_first, run_size;
+	uint32_t	path_count;	/* those that carry each packet: copies of them at most */
+	const struct path *paths;
+};
+
+struct source_run {
+	uint16_t	first, size;
+	struct window	*windows[SHARDS_MAX];
+};
+
+struct session {
+	uint64_t	base;		/* 48 bits */
+	struct session_state *state;
+	uint32_t	peer;		/* index */
+	bool		pending;
+	uint32_t	run_count;
+	const struct source_run *runs;
+};
+
+struct known_path {
+	const struct local *local;
+	struct address	remote;
+	uint32_t	peer;
+	struct path_state *state;
+};
+
+struct snapshot {
+	uint16_t	own_first, own_size;
+	struct routes	v4, v6;
+	struct peer	*peers;
+	uint32_t	peer_count;
+	struct session	*sessions;
+	uint32_t	session_count;
+	uint32_t	*session_slots;	/* index + 1, by hash of the base */
+	uint64_t	session_mask;
+	struct known_path *known;
+	uint32_t	known_count;
+	uint32_t	*known_slots;	/* index + 1, by hash of local, remote and peer */
+	uint64_t	known_mask;
+	struct path	*paths;
+	struct source_run *runs;
+	struct list	session_states, path_states, peer_states;
+	_Atomic uint64_t told[TOLD_MAX];
+};
+
+/*
+ * Build a snapshot that takes over the state of `old`: 0 or an engine_error. `stamp` names the table in struct local and
+ * is one above that of `old`. Session numbers below *floor stood in a table before: in use, or ended. Control thread only.
+ */
+int		 snapshot_compile(struct snapshot **, const struct snapshot *old, const struct engine_table *,
+		    struct local *locals, uint64_t stamp, uint64_t *floor, unsigned workers);
+struct snapshot	*snapshot_empty(void);
+/* Free a snapshot and the state that `heir` did not take over; NULL: all of it. */
+void		 snapshot_free(struct snapshot *, const struct snapshot *heir);
+
+struct local	*local_find(struct local *locals, const struct engine_endpoint *);
+struct local	*local_take(struct local *locals, const struct engine_endpoint *, uint64_t current_stamp);
+
+void		 address_set(struct address *, const struct engine_endpoint *);
+void		 address_get(const struct address *, struct engine_endpoint *);
+bool		 address_equal(const struct address *, const struct address *);
+uint64_t	 address_hash(const struct address *);
+
+struct path_state *known_path_find(const struct snapshot *, const struct local *, const struct address *, uint32_t peer);
+_Atomic uint64_t *told_first(struct snapshot *, uint64_t hash);
+void		 told_forget(_Atomic uint64_t *);
+
+static inline const struct session *
+session_find(const struct snapshot *s, uint64_t base)
+{
+	uint64_t slot;
+	uint32_t index;
+
+	for (slot = mix64(base);; slot++) {
+		if ((index = s->session_slots[slot & s->session_mask]) == 0)
+			return (NULL);
+		if (s->sessions[index - 1].base == base)
+			return (&s->sessions[index - 1]);
+	}
+}
+
+static inline struct window *
+session_window(const struct session *s, uint16_t shard)
+{
+	uint32_t i;
+
+	for (i = 0; i < s->run_count; i++)
+		if ((uint16_t)(shard - s->runs[i].first) < s->runs[i].size)
+			return (s->runs[i].windows[shard - s->runs[i].first]);
+	return (NULL);
+}
+
+#endif

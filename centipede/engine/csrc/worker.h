@@ -1,0 +1,87 @@
+/*
+ * A worker: one thread that runs every packet to completion, with a TUN queue, a socket per local address and a shard of
+ * its own. Its two halves are outbound.c and inbound.c; worker.c is the loop that calls them.
+ */
+#ifndef CENTIPEDE_WORKER_H
+#define CENTIPEDE_WORKER_H
+
+#include <poll.h>
+#include <pthread.h>
+#include <semaphore.h>
+
+#include "aead.h"
+#include "coalesce.h"
+#include "ring.h"
+#include "segment.h"
+#include "shelf.h"
+#include "table.h"
+#include "train.h"
+#include "tun.h"
+
+#define RECEIVE_MESSAGES	32	/* datagrams, or trains of them, per system call */
+#define RECEIVE_BYTES		65536
+/* Messages begin at different places within a page, or their headers would contend for the same few cache lines. */
+#define RECEIVE_STRIDE		(RECEIVE_BYTES + 33 * CACHE_LINE)
+#define TUN_READ_PACKETS	64	/* before the sockets get their turn */
+#define TUN_READ_BYTES		(4 * PACKET_BYTES_MAX)
+
+struct received {
+	struct iovec	vector;
+	struct address	remote;
+	union {
+		struct cmsghdr	header;
+		uint8_t		bytes[CMSG_SPACE(sizeof(int))];
+	} control;
+};
+
+struct worker {
+	struct engine	*engine;
+	unsigned	 index;
+	pthread_t	 thread;
+	int		 wake_fd;
+	sem_t		 adopted;	/* posted each time the worker took up the newest table and addresses */
+	uint64_t	 epoch;		/* of the engine, when it did so */
+	struct snapshot	*snapshot;
+	struct aead	*aead;
+	struct ring	*ring;
+	uint64_t	 now_ns;
+
+	_Alignas(CACHE_LINE) counter_t drops[DROP_REASONS];
+
+	struct tun	 tun;
+	uint64_t	 tun_rests_ns;	/* not read before then, after it failed */
+	struct segmenter segmenter;
+	struct trains	 trains;
+	struct shelf	 shelf;
+
+	unsigned	 local_count;
+	struct local	*locals[LOCALS_MAX];	/* that have a socket */
+	uint64_t	 local_rests_ns[LOCALS_MAX];
+	struct pollfd	 polled[2 + LOCALS_MAX];	/* wake-ups, TUN, sockets */
+	unsigned	 receive_messages;	/* how many to ask for next time */
+	struct coalescer coalescer;
+	struct mmsghdr	 headers[RECEIVE_MESSAGES];
+	struct received	 received[RECEIVE_MESSAGES];
+
+	/* The packet begins a cache line, its virtio header stands before it. */
+	_Alignas(CACHE_LINE) uint8_t tun_bytes[CACHE_LINE + PACKET_BYTES_MAX + 1];
+	_Alignas(CACHE_LINE) uint8_t received_bytes[RECEIVE_MESSAGES][RECEIVE_STRIDE];
+};
+
+/* worker.c */
+void	*worker_run(void *);
+void	 worker_adopt(struct worker *);
+bool	 worker_tell(struct worker *, struct engine_event *, const uint8_t *data, size_t data_bytes);
+
+/* outbound.c: TUN -> route -> plan -> seal -> trains -> paths */
+void	 outbound_read(struct worker *);
+void	 outbound_packet(struct worker *, uint8_t *packet, size_t bytes, const struct virtio_net_hdr *);
+void	 outbound_waiting(struct worker *);
+
+/* inbound.c: socket -> header -> session -> window -> open -> window -> path -> inner packet -> TUN */
+void	 inbound_init(struct worker *);
+void	 inbound_read(struct worker *, unsigned local);
+void	 inbound_message(struct worker *, const struct local *, const struct address *remote, uint8_t *bytes,
+	    size_t length, size_t segment_bytes);
+
+#endif
