@@ -4,8 +4,9 @@ Gets the time, the engine's events and counters; gives effects. Everything about
 Initiate in responder.py; what they share in context.py. Here datagrams find their peer, discards are counted, and the
 forwarding table is put together.
 
-Invariants: no event content makes a method raise; a table is given only when it differs from the one before; after
-``handle_timer(now)`` and ``take_effects`` the next timer is later than ``now``. Not thread-safe: one control thread.
+Invariants: no event content makes a method raise; a table is given only when it differs from the one before; after a
+few rounds of ``handle_timer(now)`` and ``take_effects`` the next timer is later than ``now``. Not thread-safe: one
+control thread.
 """
 
 from __future__ import annotations

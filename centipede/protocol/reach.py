@@ -107,7 +107,7 @@ class Reach:
             reading = counters.paths.get(path.number)
             if reading is None:
                 continue
-            if reading.rx_packets != path.counters.rx_packets:
+            if reading.last_rx > path.counters.last_rx:
                 self.pulse.note_heard()
             moved |= path.observe(reading)
             rx_at = max(rx_at, reading.last_rx)
