@@ -31,8 +31,9 @@ from lab.chart import draw
 from lab.comparison import BASELINE, NO_TRAINS, USUAL, Comparison, Conditions, Contender, Sample
 from lab.contest import ENTRANTS, PROFILES, QUEUE_PACKETS, Entrant, Ground, Measurement, Profile
 from lab.errors import LabError
-from lab.link import EndPlan, LinkPlan, features, set_features
+from lab.link import EndPlan, LinkPlan
 from lab.namespace import ensure_privileged
+from lab.offloads import features, set_features
 from lab.probes.cpu import CpuProbe
 from lab.process import Process
 from lab.progress import Progress, render_seconds
@@ -91,14 +92,14 @@ class Bench:
                 for entrant, contender in zip(self.entrants, result.contenders, strict=True)
                 if not contender.unavailable
             ]
-            self.progress.begin(self.profile.seconds(len(present), self.repetitions))
+            self.progress.begin(self.profile.turn_s() * len(present) * self.repetitions)
             for repetition in range(self.repetitions):
                 for entrant in rotated(present, repetition):
                     contender = result.contender(entrant.key)
                     assert contender is not None
                     if len(contender.failures) < _FAILURES_ENOUGH:
                         self._turn(topology, entrant, contender, repetition, result.samples)
-                    self.progress.advance(self.profile.seconds(1, 1))
+                    self.progress.advance(self.profile.turn_s())
             self.progress.end()
         result.seconds = round(time.monotonic() - began, 1)
         return result
@@ -274,8 +275,8 @@ def bench(size: str | None, repeat: int | None, tunnels: tuple[str, ...], inner:
     fetched = setup.fetch_wireguard_go()
     if fetched is not None and fetched.note:
         console.print(f"wireguard-go {fetched.version}: {fetched.note}", markup=False, highlight=False)
-    estimate = render_seconds(profile.seconds(len(entrants), repetitions))
-    console.print(f"{len(entrants)} contenders, {repetitions} repetitions each, about {estimate}", highlight=False)
+    estimate = render_seconds(profile.turn_s() * len(entrants) * repetitions)
+    console.print(f"{len(entrants)} contenders, {repetitions} repetitions, at most about {estimate}", highlight=False)
     progress = Progress(console)
     run = Bench(profile, entrants, repetitions, progress, 6 if inner == "6" else 4)
     try:

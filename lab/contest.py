@@ -16,6 +16,7 @@ import msgspec
 
 from lab.comparison import NO_TRAINS, USUAL
 from lab.host import Host
+from lab.machine import LOAD_PAUSE_S
 from lab.probes.iperf3 import TransferProbe, TransferSpec
 from lab.probes.ping import PingSpec, ping
 from lab.probes.rate import RateSpec, highest_rate
@@ -111,9 +112,9 @@ class Profile:
     entrants: tuple[str, ...]
     measurements: tuple[Measurement, ...]
 
-    def seconds(self, entrants: int, repetitions: int) -> float:
-        """Return about how long a run takes with so many contenders that are there."""
-        return entrants * repetitions * (_START_S + sum(each.seconds for each in self.measurements)) + 3.0
+    def turn_s(self) -> float:
+        """Return about how long one contender takes in one repetition."""
+        return _START_S + sum(each.seconds + LOAD_PAUSE_S for each in self.measurements)
 
 
 def transfer(

@@ -18,7 +18,8 @@ import msgspec
 
 from lab.probes.cpu import machine_cpu_seconds
 
-_PAUSE_S = 0.2
+LOAD_PAUSE_S = 0.2
+"""How long the machine is watched for its load."""
 _SYSCTLS = (
     "net.core.rmem_max",
     "net.core.wmem_max",
@@ -85,7 +86,7 @@ def machine() -> Machine:
     )
 
 
-def load(pause_s: float = _PAUSE_S) -> Load:
+def load(pause_s: float = LOAD_PAUSE_S) -> Load:
     """Return what the machine is doing while this process pauses."""
     before = machine_cpu_seconds()
     threading.Event().wait(pause_s)  # the pause is what is measured
