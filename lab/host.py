@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -197,6 +198,21 @@ class Host:
             )
         except FileNotFoundError:
             raise LabError(f"the program {argv[0]} is not there to be started on {self.name}") from None
+
+    def interact(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
+        """Run a program on this process's own terminal and return its exit status. For a person, not for the lab."""
+        environment = {**os.environ, **(env or {})}
+        directory = Path.cwd()
+        popen = self.call(lambda: subprocess.Popen(argv, cwd=directory, env=environment))
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the program
+        try:
+            return popen.wait()
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def abort(self) -> None:
+        """End everything on the host at once, its namespaces included. ``close`` is still due."""
+        self._namespaces.kill()
 
     def close(self) -> None:
         """End every program on the host, give up its namespaces, remove its directory. Twice is harmless."""

@@ -23,6 +23,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from lab.errors import LabError
 from lab.host import Host
 from lab.link import Address, End, Link, LinkPlan, Network
+from lab.nat import Nat, NatPlan
 from lab.registry import RunDirectory
 
 _BRIDGE = "bridge"
@@ -61,12 +62,15 @@ class Plan:
     hosts: tuple[HostPlan, ...]
     links: tuple[LinkPlan, ...] = ()
     routes: tuple[RoutePlan, ...] = ()
+    nats: tuple[tuple[str, NatPlan], ...] = ()
+    """Routers that translate addresses, by name."""
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps that build the plan, in order."""
         yield from (AddHost(host) for host in self.hosts)
         yield from (AddLink(link) for link in self.links)
         yield from (AddRoute(route) for route in self.routes)
+        yield from (AddNat(router, nat) for router, nat in self.nats)
 
 
 class Topology:
@@ -76,6 +80,7 @@ class Topology:
         self.run_directory = RunDirectory()
         self.hosts: dict[str, Host] = {}
         self.links: dict[str, Link] = {}
+        self.nats: dict[str, Nat] = {}
         self._taken: list[Step] = []
 
     @classmethod
@@ -114,6 +119,17 @@ class Topology:
         if name not in self.links:
             raise LabError(f"there is no link {name}; there are {', '.join(self.links) or 'none'}")
         return self.links[name]
+
+    def nat(self, router: str) -> Nat:
+        """Return the NAT on a router. Raises LabError if there is none."""
+        if router not in self.nats:
+            raise LabError(f"{router} is no NAT; there are {', '.join(self.nats) or 'none'}")
+        return self.nats[router]
+
+    def abort(self) -> None:
+        """End every program and every host at once; may be called by another thread. ``close`` is still due."""
+        for host in list(self.hosts.values()):
+            host.abort()
 
     def end_towards(self, host: str, neighbour: Address) -> End:
         """Return the end of ``host`` on whose network ``neighbour`` lies. Raises LabError if there is none."""
@@ -214,6 +230,23 @@ class AddRoute(Step):
             for end in link.ends:
                 if end.host.name == self.plan.host:
                     end.remove_route(self.plan.destination, self.plan.via)
+
+
+@dataclass(frozen=True, slots=True)
+class AddNat(Step):
+    """Let a router translate addresses; undone by removing its rules."""
+
+    router: str
+    plan: NatPlan
+
+    def __str__(self) -> str:
+        return f"translate on {self.router}, {self.plan.kind} behind {self.plan.outside}"
+
+    def do(self, topology: Topology) -> None:
+        topology.nats[self.router] = Nat(topology.host(self.router), self.plan)
+
+    def undo(self, topology: Topology) -> None:
+        topology.nats.pop(self.router).remove()
 
 
 def _add_bridge(netlink: IPRoute) -> None:

@@ -44,6 +44,8 @@ class TunnelEnd:
     outer: tuple[Address, ...]
     """Addresses it sends from, one for each link, the first being the one WireGuard is told of."""
     listen_port: int = 51820
+    listen: tuple[str, ...] = ()
+    """Centipede's ``listen`` at this end, in place of that of the options."""
     found_at: tuple[Endpoint, ...] | None = None
     """Where the other end finds this one; None for its outer addresses, empty for an end that must call first."""
 
@@ -97,6 +99,13 @@ class Tunnel(ABC):
     @abstractmethod
     def down(self) -> None:
         """End it and put the hosts back as they were. Twice is harmless."""
+
+    def restart(self, end: TunnelEnd) -> None:
+        """Start the programs of an end again, with the state they kept. Does not wait for traffic.
+
+        Raises TunnelError for a contender that has none.
+        """
+        raise TunnelError(f"{self.label} has no program to be started again")
 
     def processes(self, end: TunnelEnd) -> list[Process]:
         """Return the processes that carry the traffic of an end, for the account of CPU time."""

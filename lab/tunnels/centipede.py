@@ -44,6 +44,7 @@ class Centipede(Tunnel):
         self.engine = engine
         self.label = _LABELS[engine]
         self._daemons: list[tuple[TunnelEnd, Process]] = []
+        self._options = TunnelOptions()
 
     def unavailable(self) -> str | None:
         if not Path("/dev/net/tun").exists():
@@ -61,13 +62,14 @@ class Centipede(Tunnel):
 
     def up(self, left: TunnelEnd, right: TunnelEnd, options: TunnelOptions) -> None:
         identities = Identity.generate(secrets.token_bytes(32)), Identity.generate(secrets.token_bytes(32))
+        self._options = options
         try:
             for own, end, remote, far in (
                 (identities[0], left, identities[1], right),
                 (identities[1], right, identities[0], left),
             ):
-                self._start(end, configuration(own, end, remote, far, self.engine, options), options)
-                set_queue_length(end, _INTERFACE, options.txqueuelen)
+                _write_configuration(end, configuration(own, end, remote, far, self.engine, options))
+                self._start(end)
             wait_for_traffic(self, left, right, options.ready_timeout_s)
             if options.scheduler == "redundant" and len(left.outer) > 1:
                 self._wait_for_paths(left, right, options)
@@ -99,14 +101,15 @@ class Centipede(Tunnel):
             return None
         return next((each for each in json.loads(done.stdout)["interfaces"] if each["name"] == _INTERFACE), None)
 
-    def _start(self, end: TunnelEnd, text: str, options: TunnelOptions) -> None:
+    def restart(self, end: TunnelEnd) -> None:
+        for owner, process in self._daemons:
+            if owner is end:
+                process.stop()
+        self._start(end)
+
+    def _start(self, end: TunnelEnd) -> None:
         directory = _directory(end)
-        shutil.rmtree(directory, ignore_errors=True)
-        for path in (directory, directory / "run", directory / "state"):
-            path.mkdir(mode=0o700)
         file = directory / f"{_INTERFACE}.toml"
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-            stream.write(text)
         argv: list[str | Path] = [
             *_command(),
             "run",
@@ -121,9 +124,10 @@ class Centipede(Tunnel):
                 argv,
                 env={"NOTIFY_SOCKET": readiness.address},
                 ready=readiness.reached,
-                ready_timeout_s=options.ready_timeout_s,
+                ready_timeout_s=self._options.ready_timeout_s,
             )
         self._daemons.append((end, process))
+        set_queue_length(end, _INTERFACE, self._options.txqueuelen)
 
     def _wait_for_paths(self, left: TunnelEnd, right: TunnelEnd, options: TunnelOptions) -> None:
         links = len(left.outer)
@@ -140,7 +144,7 @@ def configuration(
     own: Identity, end: TunnelEnd, remote: Identity, far: TunnelEnd, engine: Engine, options: TunnelOptions
 ) -> str:
     """Return the text of an end's configuration file."""
-    listen = options.listen or tuple(str(endpoint) for endpoint in _listen(end))
+    listen = end.listen or options.listen or tuple(str(endpoint) for endpoint in _listen(end))
     interface: dict[str, Any] = {
         "private_key": own.text(),
         "address": [str(address) for address in end.inner],
@@ -170,6 +174,16 @@ def configuration(
         for line in (section, *(f"{key} = {json.dumps(value)}" for key, value in table.items()), "")
     )
     return "\n".join(lines)
+
+
+def _write_configuration(end: TunnelEnd, text: str) -> None:
+    directory = _directory(end)
+    shutil.rmtree(directory, ignore_errors=True)
+    for path in (directory, directory / "run", directory / "state"):
+        path.mkdir(mode=0o700)
+    file = directory / f"{_INTERFACE}.toml"
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(text)
 
 
 class Readiness:

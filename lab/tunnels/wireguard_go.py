@@ -32,6 +32,8 @@ class WireguardGo(Tunnel):
     def __init__(self) -> None:
         self._ends: list[tuple[TunnelEnd, Process]] = []
         self._program = setup.wireguard_go()
+        self._configurations: dict[str, list[str]] = {}
+        self._options = TunnelOptions()
 
     def unavailable(self) -> str | None:
         if self._program is None:
@@ -55,13 +57,14 @@ class WireguardGo(Tunnel):
         reason = self.unavailable()
         if reason is not None:
             raise TunnelError(f"wireguard-go: {reason}")
+        self._options = options
         keys = [wireguard_keys.generate(), wireguard_keys.generate()]
         try:
             for end in (left, right):
                 self._start(end)
             for own, far_keys, end, far in ((keys[0], keys[1], left, right), (keys[1], keys[0], right, left)):
-                dialogue(_socket_path(end), configuration(own.private, far_keys.public, end, far, options))
-                set_up_interface(end, _INTERFACE, options)
+                self._configurations[end.host.name] = configuration(own.private, far_keys.public, end, far, options)
+                self._configure(end)
             wait_for_traffic(self, left, right, options.ready_timeout_s)
         except BaseException as error:
             logs = "".join(process.log_tail() for _, process in self._ends)
@@ -87,6 +90,18 @@ class WireguardGo(Tunnel):
         """Return ``get=1`` as a mapping, without the private key; keys that come more than once as their last value."""
         secret = {"private_key", "preshared_key"}
         return {key: value for key, value in dialogue(_socket_path(end), ["get=1"]) if key not in secret}
+
+    def restart(self, end: TunnelEnd) -> None:
+        for owner, process in self._ends:
+            if owner is end:
+                process.stop()
+        _socket_path(end).unlink(missing_ok=True)
+        self._start(end)
+        self._configure(end)
+
+    def _configure(self, end: TunnelEnd) -> None:
+        dialogue(_socket_path(end), self._configurations[end.host.name])
+        set_up_interface(end, _INTERFACE, self._options)
 
     def _start(self, end: TunnelEnd) -> None:
         assert self._program is not None

@@ -1,0 +1,265 @@
+"""One attempt at a run: build, bring the tunnel up, measure while the timeline goes by, take everything down.
+
+Owns the order of these and the record of what happened. Must not judge: lab/runner.py does, from the record alone.
+Invariants: time zero is when traffic may begin; after ``go`` has returned or raised nothing of the attempt stands.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lab.budget import Budget
+from lab.capture import capture
+from lab.errors import LabError
+from lab.host import Host
+from lab.machine import sysctls
+from lab.measurement import Ground, Measurement, Running, flatten
+from lab.offloads import features
+from lab.process import Process
+from lab.results import EventRecord, InterfaceFacts, LinkFacts, ProbeRecord, ProcessRecord
+from lab.scenario import INNER, Scenario, Side
+from lab.timeline import Event, Stage
+from lab.topology import Topology
+from lab.tunnels.base import Tunnel, TunnelEnd, TunnelOptions
+from lab.tunnels.plain import Plain
+
+_LATE_S = 0.5
+"""An event or a probe that comes later than planned by more than this makes the attempt void."""
+SIDES: tuple[Side, Side] = ("left", "right")
+
+
+@dataclass(slots=True)
+class Record:
+    """What an attempt has found so far; whole if the attempt did not fail."""
+
+    links: list[LinkFacts] = field(default_factory=list)
+    interfaces: list[InterfaceFacts] = field(default_factory=list)
+    sysctls: dict[str, str] = field(default_factory=dict)
+    timeline: list[EventRecord] = field(default_factory=list)
+    probes: dict[str, ProbeRecord] = field(default_factory=dict)
+    processes: list[ProcessRecord] = field(default_factory=list)
+    states: dict[str, Any] = field(default_factory=dict)
+    void: list[str] = field(default_factory=list)
+    """Why what was found says nothing about the tunnel."""
+
+
+class Attempt:
+    """One attempt at one scenario through one tunnel."""
+
+    def __init__(self, scenario: Scenario, tunnel: Tunnel, directory: Path, *, pcap: bool = False) -> None:
+        """``directory`` takes logs, output of programs and captures; it must exist."""
+        self.record = Record()
+        self._scenario = scenario
+        self._tunnel = tunnel
+        self._directory = directory
+        self._pcap = pcap
+        self._ends: dict[Side, TunnelEnd] = {}
+
+    @property
+    def options(self) -> TunnelOptions:
+        """What is asked of the tunnel."""
+        return tunnel_options(self._scenario)
+
+    def go(self, budget: Budget) -> None:
+        """Do it all. Raises LabError if the tunnel or the lab failed, OverBudgetError if time ran out."""
+        try:
+            with Topology.build(self._scenario.plan()) as topology, budget.watching(topology):
+                try:
+                    self._with_topology(topology, budget)
+                finally:
+                    self._keep_logs(topology)
+        except LabError:
+            budget.check()  # what failed did so because its host was taken away
+            raise
+
+    def _with_topology(self, topology: Topology, budget: Budget) -> None:
+        with ExitStack() as stack:
+            if self._pcap:
+                for link in topology.links.values():
+                    stack.enter_context(capture(link.ends[0].host, link.name, self._directory / f"{link.name}.pcap"))
+            self._ends = {side: tunnel_end(self._scenario, side, topology, self._tunnel) for side in SIDES}
+            stack.callback(self._tunnel.down)
+            self._tunnel.up(self._ends["left"], self._ends["right"], self.options)
+            self._note_conditions(topology)
+            self._measure(topology, budget)
+            for side in SIDES:
+                self.record.states[side] = self._state(side)
+
+    def _measure(self, topology: Topology, budget: Budget) -> None:
+        before = {process: process.cpu_seconds() for process, _ in self._programs(topology)}
+        for link in topology.links.values():
+            link.stats(restart=True)
+        stage = Stage(
+            topology,
+            lambda side: self._tunnel.processes(self._ends[_side(side)]),
+            lambda side: self._tunnel.restart(self._ends[_side(side)]),
+        )
+        agenda: list[tuple[float, Measurement | Event]] = [(probe.at, probe) for probe in self._scenario.probe]
+        agenda += [(event.at, event) for event in self._scenario.timeline]
+        running: dict[str, Running] = {}
+        zero = time.monotonic()
+        try:
+            for at, item in sorted(agenda, key=itemgetter(0)):
+                budget.wait_until(zero + at)
+                if isinstance(item, Measurement):
+                    self._begin(item, running, zero)
+                else:
+                    self._carry_out(item, stage, zero)
+            for probe in self._scenario.probe:
+                if probe.name in running:
+                    self._finish(probe, running.pop(probe.name))
+                budget.check()
+        finally:
+            for left_over in running.values():
+                left_over.stop()
+        for process, host in self._programs(topology):
+            spent_s = process.cpu_seconds() - before.get(process, 0.0)
+            self.record.processes.append(ProcessRecord(name=process.name, host=host, cpu_s=round(spent_s, 6)))
+        self._note_emulators(topology)
+
+    def _begin(self, probe: Measurement, running: dict[str, Running], zero: float) -> None:
+        sender, receiver = self._ends[probe.sender], self._ends["right" if probe.sender == "left" else "left"]
+        began_s = time.monotonic() - zero
+        error = None
+        try:
+            ground = Ground(
+                sender.host,
+                receiver.host,
+                self._tunnel.address(receiver, probe.version),
+                self._directory,
+                number=self._scenario.probe.index(probe),
+            )
+            running[probe.name] = probe.begin(ground)
+        except LabError as failure:
+            error = str(failure)
+        settings = msgspec.to_builtins(probe)
+        self.record.probes[probe.name] = ProbeRecord(
+            kind=settings["kind"], sender=probe.sender, began_s=round(began_s, 6), settings=settings, error=error
+        )
+        self._check_lateness(f"probe {probe.name}", probe.at, began_s)
+
+    def _finish(self, probe: Measurement, running: Running) -> None:
+        record = self.record.probes[probe.name]
+        try:
+            result = running.finish()
+        except LabError as failure:
+            record = msgspec.structs.replace(record, error=str(failure))
+        else:
+            record = msgspec.structs.replace(record, result=flatten(result))
+            reason = probe.void(result)
+            if reason is not None:
+                self.record.void.append(reason)
+        self.record.probes[probe.name] = record
+
+    def _carry_out(self, event: Event, stage: Stage, zero: float) -> None:
+        began_s = time.monotonic() - zero
+        event.apply(stage)
+        ended_s = time.monotonic() - zero
+        self.record.timeline.append(
+            EventRecord(title=event.title, planned_s=event.at, began_s=round(began_s, 6), ended_s=round(ended_s, 6))
+        )
+        self._check_lateness(event.title, event.at, began_s)
+
+    def _check_lateness(self, what: str, planned_s: float, began_s: float) -> None:
+        if began_s - planned_s > _LATE_S:
+            self.record.void.append(f"{what} came {began_s - planned_s:.1f} s late")
+
+    def _programs(self, topology: Topology) -> list[tuple[Process, str]]:
+        found = [(process, end.host.name) for end in self._ends.values() for process in self._tunnel.processes(end)]
+        emulators = ((link.emulator, f"link {link.name}") for link in topology.links.values())
+        return found + [(process, where) for process, where in emulators if process is not None]
+
+    def _note_conditions(self, topology: Topology) -> None:
+        self.record.sysctls = self._ends["left"].host.call(sysctls)
+        for side in SIDES:
+            interface = self._tunnel.interface(self._ends[side])
+            if interface is not None:
+                self.record.interfaces.append(interface_facts(self._ends[side].host, interface))
+        self._note_links(topology)
+
+    def _note_links(self, topology: Topology) -> None:
+        self.record.links = [
+            LinkFacts(
+                name=link.name,
+                backend=link.backend.value,
+                ends=[interface_facts(end.host, end.name) for end in link.ends],
+            )
+            for link in topology.links.values()
+        ]
+
+    def _note_emulators(self, topology: Topology) -> None:
+        for number, link in enumerate(topology.links.values()):
+            stats = link.stats()
+            if stats is None:
+                continue
+            self.record.links[number] = msgspec.structs.replace(
+                self.record.links[number], emulator=msgspec.to_builtins(stats)
+            )
+            fault = stats.fault(lateness_limit_s=self._scenario.lateness_ms / 1e3)
+            if fault is not None:
+                self.record.void.append(f"link {link.name}: {fault}")
+
+    def _state(self, side: Side) -> Any:
+        try:
+            return self._tunnel.state(self._ends[side])
+        except LabError as error:
+            return {"error": str(error)}
+
+    def _keep_logs(self, topology: Topology) -> None:
+        for host in topology.hosts.values():
+            for log in host.directory.glob("*.log"):
+                (self._directory / "logs").mkdir(exist_ok=True)
+                shutil.copyfile(log, self._directory / "logs" / f"{host.name}-{log.name}")
+
+
+def tunnel_end(scenario: Scenario, side: Side, topology: Topology, tunnel: Tunnel) -> TunnelEnd:
+    """Return a tunnel end of a scenario on the topology that was built for it."""
+    end = scenario.end(side)
+    # Without a VPN inside is outside, and inside there are both IP versions.
+    either = isinstance(tunnel, Plain)
+    return TunnelEnd(
+        host=topology.host(end.host),
+        inner=INNER[side],
+        outer=scenario.outer(side, either=either),
+        listen_port=end.port,
+        listen=tuple(f"{link}:{end.port}" for link in end.links) if end.listen == "interfaces" else (),
+        found_at=end.found_at,
+    )
+
+
+def tunnel_options(scenario: Scenario) -> TunnelOptions:
+    """Return what a scenario asks of any tunnel."""
+    tunnel = scenario.tunnel
+    return TunnelOptions(
+        mtu=tunnel.mtu,
+        txqueuelen=tunnel.txqueuelen,
+        keepalive_s=tunnel.keepalive_s,
+        scheduler=tunnel.scheduler,
+        copies=tunnel.copies,
+        heartbeat_s=tunnel.heartbeat_s,
+        timing=tunnel.timing,
+    )
+
+
+def interface_facts(host: Host, interface: str) -> InterfaceFacts:
+    """Return how an interface is set up now."""
+    found = host.netlink(lambda netlink: netlink.get_links(ifname=interface)[0])
+    return InterfaceFacts(
+        host=host.name,
+        interface=interface,
+        mtu=int(found.get("mtu")),
+        txqueuelen=int(found.get("txqlen")),
+        features=features(host, interface),
+    )
+
+
+def _side(text: str) -> Side:
+    return "left" if text == "left" else "right"

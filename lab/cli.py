@@ -1,0 +1,258 @@
+"""The lab's command line, ``python -m lab``.
+
+Owns what users type and read. Must not know how anything is measured.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import Any, ClassVar, NoReturn
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from centipede.errors import CentipedeError
+from lab import capabilities, registry, scenario
+from lab.attempt import SIDES, tunnel_end, tunnel_options
+from lab.errors import LabError
+from lab.machine import machine
+from lab.namespace import ensure_privileged
+from lab.progress import render_seconds
+from lab.results import FILE, RunResult, Verdict, new_directory
+from lab.runner import Run, execute, figures
+from lab.topology import Topology
+from lab.tunnels import TUNNELS, make_tunnel
+
+_STYLES = {Verdict.PASSED: "green", Verdict.FAILED: "red", Verdict.MEASURED: "cyan", Verdict.UNAVAILABLE: "yellow"}
+_json = click.option("--json", "as_json", is_flag=True, help="Write JSON in place of text.")
+
+
+class _Group(click.Group):
+    """Turns what a user can act on into one sentence and exit status 1.
+
+    Commands that draw live in modules of their own, imported when asked for: their libraries take a while to load.
+    """
+
+    elsewhere: ClassVar = {"bench": "lab.bench", "chart": "lab.chart"}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self.elsewhere])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.elsewhere:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(self.elsewhere[cmd_name]), cmd_name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CentipedeError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+def cli() -> None:
+    """Run tunnels through networks built of namespaces, and measure what becomes of the traffic.
+
+    A scenario is one TOML file in scenarios/. Nothing is left on the machine after a run.
+    """
+
+
+@cli.command("list")
+@_json
+def list_command(as_json: bool) -> None:
+    """List the scenarios of the project."""
+    found = [scenario.load(path) for path in scenario.every()]
+    if as_json:
+        _write_json([{"name": s.name, "title": s.title, "budget_s": s.budget_s, "long": s.long} for s in found])
+        return
+    table = Table("scenario", "what it shows", "budget", box=None, pad_edge=False, header_style="bold")
+    for each in found:
+        table.add_row(each.name, each.title, render_seconds(each.budget_s))
+    _console().print(table)
+
+
+@cli.command("check")
+@click.argument("files", metavar="SCENARIO...", nargs=-1, required=True)
+@_json
+def check(files: Sequence[str], as_json: bool) -> None:
+    """Validate scenarios, given as files or by name, and say what would be built."""
+    checked = [scenario.load(scenario.find(text)) for text in files]
+    if as_json:
+        _write_json({each.name: [str(step) for step in each.plan().steps()] for each in checked})
+        return
+    for each in checked:
+        click.echo(f"{each.name}: {each.title}")
+        for step in each.plan().steps():
+            click.echo(f"  {step}")
+        for event in sorted(each.timeline, key=lambda event: event.at):
+            click.echo(f"  at {event.at:g} s: {event.title}")
+
+
+@cli.command("run")
+@click.argument("scenarios", metavar="[SCENARIO]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every scenario that is not long.")
+@click.option("--full", is_flag=True, help="Every scenario, long ones too, through every tunnel it names, three times.")
+@click.option("--tunnel", "tunnels", multiple=True, type=click.Choice(list(TUNNELS)), help="Which tunnel. Repeatable.")
+@click.option("--repeat", type=click.IntRange(1, 1000), help="Repetitions of each run.")
+@click.option("--pcap", is_flag=True, help="Capture every link into a file beside the result.")
+@click.option("--results", type=click.Path(path_type=Path, file_okay=False), help="Where results go; must be new.")
+@_json
+def run_command(
+    scenarios: Sequence[str],
+    everything: bool,
+    full: bool,
+    tunnels: Sequence[str],
+    repeat: int | None,
+    pcap: bool,
+    results: Path | None,
+    as_json: bool,
+) -> None:
+    """Run scenarios, given as files or by name, and say whether they met what they expect.
+
+    Without --tunnel a scenario runs through the first tunnel it names, which is Centipede. Exit status 1 if an
+    expectation was missed. Results go to results/DATE-HOST/SCENARIO/TUNNEL/REPETITION/.
+    """
+    if not scenarios and not everything and not full:
+        raise click.UsageError("name a scenario, or give --all")
+    ensure_privileged()
+    paths = [scenario.find(text) for text in scenarios] or scenario.every()
+    wanted = [each for each in map(scenario.load, paths) if scenarios or full or not each.long]
+    runs = [
+        Run(each, tunnel, repetition, pcap)
+        for repetition in range(1, (repeat or (3 if full else 1)) + 1)
+        for each in wanted
+        for tunnel in _rotated(tunnels or (each.tunnels if full else each.tunnels[:1]), repetition)
+    ]
+    console = _console(stderr=as_json)
+    here = machine()
+    directory = results or new_directory(Path("results"), dt.datetime.now(dt.UTC), here.host)
+    done = []
+    for number, run in enumerate(runs, 1):
+        console.print(f"[{number}/{len(runs)}] {run.title}", markup=False, highlight=False)
+        result = execute(run, directory, here, lambda line: console.print(line, markup=False, highlight=False))
+        done.append(result)
+        line = f"  {result.verdict.value} after {result.seconds:.1f} s" + (
+            f": {result.reason}" if result.reason else ""
+        )
+        console.print(line, style=_STYLES[result.verdict], markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        _write_json([_summary(run, result, directory) for run, result in zip(runs, done, strict=True)])
+    else:
+        console.print(_verdicts(done))
+        console.print(f"results are in {directory}", highlight=False, soft_wrap=True)
+    failed = [result for result in done if result.verdict is Verdict.FAILED]
+    if failed:
+        raise LabError(f"{len(failed)} of {len(done)} runs failed")
+
+
+@cli.command("shell")
+@click.argument("name", metavar="SCENARIO")
+@click.argument("host_name", metavar="HOST")
+@click.option("--tunnel", type=click.Choice(list(TUNNELS)), help="Bring this tunnel up first.")
+@click.option("--command", metavar="WORDS", help="Run this by sh -c in place of an interactive shell.")
+def shell(name: str, host_name: str, tunnel: str | None, command: str | None) -> None:
+    """Build a scenario's network and open a shell on one of its hosts. Leaving the shell takes everything down."""
+    chosen = scenario.load(scenario.find(name))
+    if host_name not in {host.name for host in chosen.host}:
+        raise LabError(f"{chosen.name} has no host {host_name!r}; it has {', '.join(h.name for h in chosen.host)}")
+    ensure_privileged()
+    carrier = None if tunnel is None else make_tunnel(tunnel)
+    reason = None if carrier is None else carrier.unavailable()
+    if reason is not None:
+        raise LabError(f"{tunnel} cannot run here: {reason}")
+    with Topology.build(chosen.plan()) as topology:
+        if carrier is not None:
+            left, right = (tunnel_end(chosen, side, topology, carrier) for side in SIDES)
+            carrier.up(left, right, tunnel_options(chosen))
+        others = ", ".join(other for other in topology.hosts if other != host_name)
+        click.echo(f"This is {host_name} of {chosen.name}; the others are {others}. Leave with exit.", err=True)
+        environment = {"PS1": f"{chosen.name}:{host_name}$ "}
+        argv = ["sh", "-c", command] if command is not None else ["bash", "--norc", "--noprofile", "-i"]
+        try:
+            status = topology.host(host_name).interact(argv, env=environment)
+        finally:
+            if carrier is not None:
+                carrier.down()
+    sys.exit(status)
+
+
+@cli.command("clean")
+@_json
+def clean(as_json: bool) -> None:
+    """End what runs that died have left, and only that."""
+    done = registry.clean()
+    if as_json:
+        _write_json(done)
+        return
+    click.echo("\n".join(done) or "nothing to clean")
+
+
+@cli.command("capabilities")
+@_json
+def capabilities_command(as_json: bool) -> None:
+    """Say what this machine can do for the lab, and why not where it cannot. Finds out by trying."""
+    ensure_privileged()
+    found = capabilities.probe()
+    if as_json:
+        _write_json([msgspec.to_builtins(each) for each in found])
+        return
+    table = Table("capability", "here", "detail", box=None, pad_edge=False, header_style="bold")
+    for each in found:
+        table.add_row(each.name, "[green]yes[/]" if each.there else "[yellow]no[/]", each.detail)
+    _console().print(table)
+
+
+def _rotated(tunnels: Sequence[str], repetition: int) -> list[str]:
+    """Return the tunnels in another order each time, so that drift of the machine favours none."""
+    turn = (repetition - 1) % len(tunnels)
+    return [*tunnels[turn:], *tunnels[:turn]]
+
+
+def _summary(run: Run, result: RunResult, directory: Path) -> dict[str, Any]:
+    return {
+        "scenario": result.scenario,
+        "tunnel": result.tunnel.name,
+        "repetition": result.repetition,
+        "verdict": result.verdict.value,
+        "reason": result.reason,
+        "judgements": msgspec.to_builtins(result.judgements),
+        "result": str(run.directory(directory) / FILE),
+    }
+
+
+def _verdicts(results: Sequence[RunResult]) -> Table:
+    table = Table("scenario", "tunnel", "verdict", "figures", box=None, pad_edge=False, header_style="bold")
+    for result in results:
+        told = ", ".join(f"{figure} {found}" for figure, found in figures(result).items())
+        verdict = f"[{_STYLES[result.verdict]}]{result.verdict.value}[/]"
+        table.add_row(result.scenario, result.tunnel.name, verdict, told)
+    return table
+
+
+def _console(*, stderr: bool = False) -> Console:
+    return Console(stderr=stderr)
+
+
+def _write_json(value: Any) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=1).decode())
+
+
+def _end_on_signal(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """Run the command line. SIGTERM and SIGHUP take everything down, as an interrupt does."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end_on_signal)
+    cli(prog_name="python -m lab")

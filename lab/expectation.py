@@ -1,0 +1,99 @@
+"""An expectation of a scenario: one figure, one bound, and the tunnels it binds.
+
+Owns the judgement of a figure. Must not know how it was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from lab.measurement import Measurement
+
+STATES = ("left", "right")
+"""What the tunnel says of itself at an end when all is over, named like a probe."""
+
+
+class Outcome(Enum):
+    """What became of an expectation."""
+
+    MET = "met"
+    MISSED = "missed"
+    MEASURED = "measured"
+    """The figure is told, and binds nobody: the expectation is not this tunnel's."""
+
+
+class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+    """An expectation and what was found."""
+
+    figure: str
+    bound: str
+    found: float | None
+    """None: there is no such figure in the result."""
+    outcome: Outcome
+
+
+class Expectation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[[expect]]``: a figure of a probe's result, such as ``stream.lost``, and one or two bounds.
+
+    ``left`` and ``right`` in place of a probe are what the tunnel says of itself at that end when all is over, such as
+    ``left.peers.0.session.rekeys`` of Centipede.
+    """
+
+    figure: str
+    equals: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    tunnels: tuple[str, ...] = ("centipede",)
+    """Whom it binds: a tunnel by name, with all its variants (``centipede`` binds ``centipede-python``)."""
+
+    @property
+    def bound(self) -> str:
+        """The bounds in words."""
+        words = (("=", self.equals), (">=", self.at_least), ("<=", self.at_most))
+        return " and ".join(f"{sign} {value:g}" for sign, value in words if value is not None)
+
+    def binds(self, tunnel: str) -> bool:
+        """Whether the expectation is this tunnel's."""
+        return any(tunnel == name or tunnel.startswith(f"{name}-") for name in self.tunnels)
+
+    def judge(self, tunnel: str, values: Mapping[str, Any]) -> Judgement:
+        """Judge the results of a run, given by probe name."""
+        found = read_figure(values, self.figure)
+        met = (
+            found is not None
+            and (self.equals is None or found == self.equals)
+            and (self.at_least is None or found >= self.at_least)
+            and (self.at_most is None or found <= self.at_most)
+        )
+        outcome = Outcome.MEASURED if not self.binds(tunnel) else Outcome.MET if met else Outcome.MISSED
+        return Judgement(figure=self.figure, bound=self.bound, found=found, outcome=outcome)
+
+    def problems(self, measurements: Mapping[str, Measurement]) -> Iterator[str]:
+        """Yield what is wrong with it, given the probes of the scenario."""
+        probe, _, rest = self.figure.partition(".")
+        if not self.bound:
+            yield f"expect {self.figure}: give equals, at_least or at_most"
+        if probe in STATES:
+            return
+        if probe not in measurements:
+            yield f"expect {self.figure}: there is no probe {probe!r}"
+            return
+        fields = measurements[probe].result.__struct_fields__
+        if rest.partition(".")[0] not in fields:
+            yield f"expect {self.figure}: a {type(measurements[probe]).__name__} probe has {', '.join(fields)}"
+
+
+def read_figure(values: Any, path: str) -> float | None:
+    """Return the number at a dotted path of JSON values, None if there is none. Numbers index lists."""
+    for step in path.split("."):
+        if isinstance(values, Mapping):
+            values = values.get(step)
+        elif isinstance(values, list) and step.isdecimal() and int(step) < len(values):
+            values = values[int(step)]
+        else:
+            return None
+    return float(values) if isinstance(values, int | float) else None

@@ -1,0 +1,215 @@
+"""What a scenario measures: the probes by their kinds in a scenario file, and how each is started between two ends.
+
+Owns the translation of a file's figures into the probes' own; the probes are in lab/probes/. Must not know tunnels: a
+Ground says which hosts and which address inside. Invariant: a measurement that was begun is finished or stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from lab.errors import LabError
+from lab.host import Host
+from lab.probes.datagrams import DatagramProbe, StreamResult
+from lab.probes.iperf3 import Transfer, TransferProbe, TransferSpec
+from lab.probes.ping import PingSpec, RoundTrips, ping
+from lab.probes.stream import StreamSpec
+
+_DATAGRAM_PORT = 6001
+_TRANSFER_PORT = 5201
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Where one measurement is made."""
+
+    sender: Host
+    receiver: Host
+    target: str
+    """The receiver's address inside the tunnel."""
+    directory: Path
+    number: int
+    """Unlike that of any other measurement of the run; ports are counted off by it."""
+
+
+class Running(ABC):
+    """A measurement under way."""
+
+    @abstractmethod
+    def finish(self) -> msgspec.Struct:
+        """Wait for the end and return the result. Raises LabError if there is none."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End it without a result. Harmless when it has ended."""
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    """A probe of a scenario."""
+
+    name: str
+    at: float = 0.0
+    """When it begins, in seconds after traffic may."""
+    sender: Literal["left", "right"] = "left"
+    """The tunnel end that sends."""
+    version: Literal[4, 6] = 4
+    """IP version inside."""
+
+    result: ClassVar[type[msgspec.Struct]]
+    """What it yields; its fields are what expectations name."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it takes by plan."""
+        raise NotImplementedError
+
+    def begin(self, ground: Ground) -> Running:
+        """Start it and return at once. Raises LabError if it cannot be started."""
+        raise NotImplementedError
+
+    def void(self, result: msgspec.Struct) -> str | None:
+        """Return why a result says nothing about the tunnel, or None if it does."""
+        return None
+
+
+class Datagrams(Measurement, frozen=True, tag="datagrams"):
+    """A paced stream of numbered datagrams: lost, duplicated, reordered, longest gap."""
+
+    duration_s: float
+    rate: int = 2000
+    """Datagrams a second."""
+    size: int = 200
+    """Bytes of UDP payload."""
+
+    result = StreamResult
+
+    @property
+    def seconds(self) -> float:
+        return self.duration_s
+
+    def begin(self, ground: Ground) -> Running:
+        spec = StreamSpec(
+            host=ground.target,
+            port=_DATAGRAM_PORT + ground.number,
+            rate=self.rate,
+            count=max(1, math.ceil(self.rate * self.duration_s)),
+            size=self.size,
+            interval_s=0.1,
+        )
+        return _Stream(DatagramProbe(ground.sender, ground.receiver, spec, ground.directory))
+
+    def void(self, result: msgspec.Struct) -> str | None:
+        assert isinstance(result, StreamResult)
+        if result.complete:
+            return None
+        return f"{self.name} sent only {result.sent} of {result.planned} datagrams planned"
+
+
+class Tcp(Measurement, frozen=True, tag="tcp"):
+    """An iperf3 transfer at a rate, which stalls where the tunnel does."""
+
+    duration_s: int
+    rate_bps: int = 20_000_000
+    """Rate to send at, over all streams; 0 for as fast as it will go."""
+    streams: int = 1
+
+    result = Transfer
+
+    @property
+    def seconds(self) -> float:
+        return float(self.duration_s)
+
+    def begin(self, ground: Ground) -> Running:
+        spec = TransferSpec(
+            host=ground.target,
+            port=_TRANSFER_PORT + ground.number,
+            streams=self.streams,
+            duration_s=self.duration_s,
+            rate_bps=self.rate_bps,
+        )
+        return _Stream(TransferProbe(ground.sender, ground.receiver, spec, ground.directory))
+
+
+class Ping(Measurement, frozen=True, tag="ping"):
+    """Round-trip times at an interval."""
+
+    duration_s: float
+    interval_s: float = 0.02
+
+    result = RoundTrips
+
+    @property
+    def seconds(self) -> float:
+        return self.duration_s
+
+    def begin(self, ground: Ground) -> Running:
+        spec = PingSpec(
+            host=ground.target,
+            count=max(1, round(self.duration_s / self.interval_s)),
+            interval_s=self.interval_s,
+            deadline_s=math.ceil(self.duration_s) + 2,
+        )
+        return _Ping(ground.sender, spec)
+
+
+AnyMeasurement = Datagrams | Tcp | Ping
+
+
+class _Stream(Running):
+    """A probe of two programs."""
+
+    def __init__(self, probe: DatagramProbe | TransferProbe) -> None:
+        self._probe = probe
+        try:
+            probe.start()
+        except BaseException:
+            probe.stop()
+            raise
+
+    def finish(self) -> msgspec.Struct:
+        return self._probe.finish()
+
+    def stop(self) -> None:
+        self._probe.stop()
+
+
+class _Ping(Running):
+    """A series of pings, waited for by a thread."""
+
+    def __init__(self, host: Host, spec: PingSpec) -> None:
+        self._outcome: list[RoundTrips | Exception] = []
+        self._thread = threading.Thread(target=self._run, args=(host, spec), name=f"ping on {host.name}")
+        self._spec = spec
+        self._thread.start()
+
+    def _run(self, host: Host, spec: PingSpec) -> None:
+        try:
+            self._outcome.append(ping(host, spec))
+        except Exception as error:  # noqa: BLE001 - it is raised again where the result is asked for
+            self._outcome.append(error)
+
+    def finish(self) -> msgspec.Struct:
+        self.stop()
+        (outcome,) = self._outcome
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def stop(self) -> None:
+        # ping has a deadline of its own, or ends with its host.
+        self._thread.join()
+
+
+def flatten(result: msgspec.Struct) -> dict[str, Any]:
+    """Return a result as plain JSON values."""
+    values = msgspec.json.decode(msgspec.json.encode(result))
+    if not isinstance(values, dict):
+        raise LabError(f"a result of type {type(result).__name__} is no object")
+    return values

@@ -1,0 +1,154 @@
+"""Running scenarios: attempts, repetitions, verdicts, and where the results go.
+
+Owns the judgement of an attempt and the repetition of a void one. Must not know how an attempt goes. Invariants: every
+run yields exactly one result, whatever happened; a void attempt is repeated at most twice, then the run has failed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lab.attempt import Attempt, Record
+from lab.budget import Budget
+from lab.errors import LabError
+from lab.expectation import Judgement, Outcome
+from lab.machine import Machine, load
+from lab.results import FILE, RunResult, TunnelFacts, Verdict, dump
+from lab.scenario import Scenario
+from lab.tunnels import make_tunnel
+from lab.tunnels.base import Tunnel
+
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One scenario, one tunnel, one repetition."""
+
+    scenario: Scenario
+    tunnel: str
+    repetition: int = 1
+    pcap: bool = False
+
+    @property
+    def title(self) -> str:
+        """How the run is called in a progress line."""
+        again = f", repetition {self.repetition}" if self.repetition > 1 else ""
+        return f"{self.scenario.name} through {self.tunnel}{again}"
+
+    def directory(self, results: Path) -> Path:
+        """Where its result and its files go."""
+        return results / self.scenario.name / self.tunnel / str(self.repetition)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the attempts at a run have come to."""
+
+    record: Record
+    failure: str | None = None
+    """Why there is no whole record."""
+    void: tuple[str, ...] = ()
+    unavailable: str | None = None
+
+
+def execute(run: Run, results: Path, machine: Machine, tell: Callable[[str], None] = lambda line: None) -> RunResult:
+    """Do a run, write its result below ``results`` and return it. Raises LabError for a tunnel that is not there."""
+    tunnel = make_tunnel(run.tunnel)
+    directory = run.directory(results)
+    directory.mkdir(parents=True)
+    began_at = dt.datetime.now(dt.UTC)
+    began = time.monotonic()
+    before = load()
+    found = _attempts(run, tunnel, directory, tell)
+    verdict, reason, judgements = judge(run, found.record, found.failure, found.unavailable)
+    attempt = Attempt(run.scenario, tunnel, directory)
+    result = RunResult(
+        scenario=run.scenario.name,
+        scenario_sha256=run.scenario.digest,
+        title=run.scenario.title,
+        tunnel=TunnelFacts(
+            name=run.tunnel,
+            label=tunnel.label,
+            versions=tunnel.version(),
+            options=msgspec.to_builtins(attempt.options),
+        ),
+        repetition=run.repetition,
+        seed=run.scenario.seed,
+        began_at=began_at.isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - began, 3),
+        machine=machine,
+        load=before,
+        links=found.record.links,
+        interfaces=found.record.interfaces,
+        sysctls=found.record.sysctls,
+        timeline=found.record.timeline,
+        probes=found.record.probes,
+        processes=found.record.processes,
+        states=found.record.states,
+        judgements=judgements,
+        verdict=verdict,
+        reason=reason,
+        void=list(found.void),
+    )
+    dump(result, directory / FILE)
+    return result
+
+
+def _attempts(run: Run, tunnel: Tunnel, directory: Path, tell: Callable[[str], None]) -> _Found:
+    unavailable = tunnel.unavailable()
+    if unavailable is not None:
+        return _Found(Record(), unavailable=unavailable)
+    void: tuple[str, ...] = ()
+    with Budget(run.scenario.budget_s) as budget:
+        for number in range(1, ATTEMPTS + 1):
+            where = directory if number == 1 else directory / f"attempt-{number}"
+            where.mkdir(exist_ok=True)
+            attempt = Attempt(run.scenario, tunnel, where, pcap=run.pcap)
+            try:
+                attempt.go(budget)
+            except LabError as error:
+                return _Found(attempt.record, failure=str(error), void=void)
+            if not attempt.record.void:
+                return _Found(attempt.record, void=void)
+            void = (*void, "; ".join(attempt.record.void))
+            tell(f"{run.title}: attempt {number} is void: {void[-1]}")
+    return _Found(attempt.record, failure=f"{ATTEMPTS} attempts were void: {void[-1]}", void=void)
+
+
+def judge(
+    run: Run, record: Record, failure: str | None, unavailable: str | None
+) -> tuple[Verdict, str | None, list[Judgement]]:
+    """Return the verdict on a record, the reason if it needs one, and the judgement of each expectation."""
+    if unavailable is not None:
+        return Verdict.UNAVAILABLE, unavailable, []
+    values: dict[str, Any] = dict(record.states)
+    values.update({name: probe.result for name, probe in record.probes.items() if probe.result is not None})
+    judgements = [expectation.judge(run.tunnel, values) for expectation in run.scenario.expect]
+    bound = any(expectation.binds(run.tunnel) for expectation in run.scenario.expect)
+    errors = [f"{name}: {probe.error}" for name, probe in record.probes.items() if probe.error is not None]
+    reasons = [failure] if failure is not None else errors
+    missed = [j for j in judgements if j.outcome is Outcome.MISSED]
+    if not bound:
+        return Verdict.MEASURED, "; ".join(reasons) or None, judgements
+    if failure is None:
+        reasons += [f"{j.figure} is {_render(j.found)}, expected {j.bound}" for j in missed]
+    if reasons:
+        return Verdict.FAILED, "; ".join(reasons), judgements
+    return Verdict.PASSED, None, judgements
+
+
+def figures(result: RunResult) -> Mapping[str, str]:
+    """Return the figures that expectations are about, as a table shows them."""
+    return {judgement.figure: _render(judgement.found) for judgement in result.judgements}
+
+
+def _render(value: float | None) -> str:
+    return "not there" if value is None else f"{value:.6g}"

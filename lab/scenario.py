@@ -1,0 +1,348 @@
+"""A scenario: hosts, links, a tunnel, what happens, what is measured, what is expected. One TOML file, one idea.
+
+Owns the model of that file, its checks, the numbering of addresses and the plan of the topology. Must not know how
+anything is built or run. Invariant: a Scenario that was loaded is consistent; who runs it need not check names again.
+
+Addresses that a file does not give are counted off. The n-th network (a link between hosts, or a switch with its links,
+in the order of the file) is 10.n.0.0/24 and fd00:0:0:n::/64, its members .1, .2 and so on in the order of the file.
+Inside the tunnel the left end is 10.7.0.1 and fd07::1, the right end .2 and ::2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from centipede.protocol.endpoint import Endpoint
+from lab.errors import LabError
+from lab.expectation import Expectation
+from lab.impairment import Backend, Impairment
+from lab.link import INTERFACE_NAME_MAX, Address, EndPlan, Interface, LinkPlan
+from lab.measurement import AnyMeasurement
+from lab.nat import NatKind, NatPlan
+from lab.timeline import AnyEvent, LinkChange
+from lab.topology import HostPlan, Plan, RoutePlan
+
+SCENARIOS = Path(__file__).resolve().parent.parent / "scenarios"
+INNER: Mapping[str, tuple[Interface, Interface]] = {
+    "left": (ipaddress.ip_interface("10.7.0.1/24"), ipaddress.ip_interface("fd07::1/64")),
+    "right": (ipaddress.ip_interface("10.7.0.2/24"), ipaddress.ip_interface("fd07::2/64")),
+}
+Side = Literal["left", "right"]
+
+
+class _Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class HostModel(_Model, frozen=True):
+    """``[[host]]``: a host, a router (which forwards) or a switch."""
+
+    name: str
+    kind: Literal["host", "router", "switch"] = "host"
+
+
+class LinkModel(_Model, frozen=True):
+    """``[[link]]``: a cable between two hosts; the interface at either end has its name."""
+
+    name: str
+    ends: tuple[str, str]
+    mtu: int = 1500
+    txqueuelen: int = 1000
+    offloads: bool = True
+    addresses: Mapping[str, tuple[str, ...]] = {}
+    """Addresses with prefix lengths, by host; those counted off where a host is not named."""
+    both: Impairment = Impairment()
+    """What happens to frames in both directions."""
+    sends: Mapping[str, Impairment] = {}
+    """What happens to the frames one host sends, in place of ``both``."""
+
+
+class RouteModel(_Model, frozen=True):
+    """``[[route]]``: a host reaches a network through a neighbour."""
+
+    host: str
+    via: str
+    """The neighbour's name."""
+    to: str = "default"
+    """A network, the name of a link for its networks, or ``default``."""
+
+
+class NatModel(_Model, frozen=True):
+    """``[[nat]]``: a router translates addresses."""
+
+    router: str
+    kind: NatKind
+    outside: str
+    """The link whose address everything behind the router's other links shares."""
+    mapping_timeout_s: int = 120
+
+
+class EndModel(_Model, frozen=True):
+    """``[tunnel.left]`` and ``[tunnel.right]``."""
+
+    host: str
+    links: tuple[str, ...]
+    """The links it sends from, the first being the one WireGuard is told of."""
+    port: int = 51820
+    listen: Literal["addresses", "interfaces"] = "addresses"
+    """Whether Centipede is given the addresses of its links or their names, so that it follows what changes there."""
+    found: bool | tuple[str, ...] = True
+    """Whether the other end is told where to find this one, or where exactly (``address:port``), as behind a NAT."""
+
+    @property
+    def found_at(self) -> tuple[Endpoint, ...] | None:
+        """Where the other end is told to find this one; None for where it sends from."""
+        if isinstance(self.found, bool):
+            return None if self.found else ()
+        return tuple(Endpoint.parse(text) for text in self.found)
+
+
+class TunnelModel(_Model, frozen=True):
+    """``[tunnel]``: both ends, and what is asked of whatever joins them."""
+
+    left: EndModel
+    right: EndModel
+    mtu: int = 1420
+    txqueuelen: int = 1000
+    ip_version: Literal[4, 6] = 4
+    """IP version outside."""
+    scheduler: Literal["redundant", "fastest"] = "redundant"
+    copies: int | Literal["all"] = 2
+    heartbeat_s: float | None = None
+    keepalive_s: int | None = None
+    timing: Mapping[str, float] = {}
+    """Centipede's ``[timing]``."""
+
+
+class Scenario(_Model, frozen=True, dict=True):
+    """A whole file. ``name`` is its stem."""
+
+    title: str
+    description: str
+    budget_s: float
+    """A run that takes longer, building and measuring included, has failed."""
+    host: tuple[HostModel, ...]
+    link: tuple[LinkModel, ...]
+    tunnel: TunnelModel
+    probe: tuple[AnyMeasurement, ...]
+    timeline: tuple[AnyEvent, ...] = ()
+    expect: tuple[Expectation, ...] = ()
+    route: tuple[RouteModel, ...] = ()
+    nat: tuple[NatModel, ...] = ()
+    tunnels: tuple[str, ...] = ("centipede", "plain", "wireguard-go", "wireguard-kernel")
+    """Whom it is run against in a full run; the first is the one it is for."""
+    seed: int = 1
+    """Where the chances of emulated links begin."""
+    lateness_ms: float = 20.0
+    """How late an emulated link may once be before the run says nothing and is repeated."""
+    long: bool = False
+    """Whether it is left to full runs."""
+    serial: bool = False
+    """Whether it measures speed, so that nothing may run beside it."""
+
+    # Filled in by load; not part of the file.
+    name: str = ""
+    digest: str = ""
+
+    @cached_property
+    def addresses(self) -> Mapping[tuple[str, str], tuple[Interface, ...]]:
+        """The addresses of every (link, host)."""
+        return dict(self._addresses())
+
+    def plan(self, *, force: Backend | None = None) -> Plan:
+        """Return the plan of the topology. ``force`` has every link carried by one back end."""
+        changing = {event.link for event in self.timeline if isinstance(event, LinkChange)}
+        return Plan(
+            hosts=tuple(HostPlan(host.name, host.kind) for host in self.host),
+            links=tuple(
+                LinkPlan(
+                    link.name,
+                    (self._end_plan(link, 0), self._end_plan(link, 1)),
+                    mtu=link.mtu,
+                    txqueuelen=link.txqueuelen,
+                    offloads=link.offloads,
+                    changing=link.name in changing,
+                    backend=force,
+                    seed=self.seed + number,
+                )
+                for number, link in enumerate(self.link)
+            ),
+            routes=tuple(plan for route in self.route for plan in self._route_plans(route)),
+            nats=tuple(
+                (nat.router, NatPlan(kind=nat.kind, outside=nat.outside, mapping_timeout_s=nat.mapping_timeout_s))
+                for nat in self.nat
+            ),
+        )
+
+    def outer(self, side: Side, *, either: bool = False) -> tuple[Address, ...]:
+        """Return the addresses a tunnel end sends from, in the order of its links; ``either``: of both IP versions."""
+        end = self.end(side)
+        return tuple(
+            interface.ip
+            for link in end.links
+            for interface in self.addresses[link, end.host]
+            if either or interface.version == self.tunnel.ip_version
+        )
+
+    def end(self, side: Side) -> EndModel:
+        """Return a tunnel end."""
+        return self.tunnel.left if side == "left" else self.tunnel.right
+
+    def _end_plan(self, link: LinkModel, number: int) -> EndPlan:
+        host = link.ends[number]
+        return EndPlan(host, self.addresses[link.name, host], link.sends.get(host, link.both))
+
+    def _addresses(self) -> Iterator[tuple[tuple[str, str], tuple[Interface, ...]]]:
+        switches = {host.name for host in self.host if host.kind == "switch"}
+        networks: dict[str, int] = {}
+        members: dict[str, int] = {}
+        for link in self.link:
+            segment = next((f"switch {end}" for end in link.ends if end in switches), f"link {link.name}")
+            number = networks.setdefault(segment, len(networks) + 1)
+            for host in link.ends:
+                if host in link.addresses:
+                    yield (link.name, host), tuple(ipaddress.ip_interface(text) for text in link.addresses[host])
+                elif host in switches:
+                    yield (link.name, host), ()
+                else:
+                    member = members[segment] = members.get(segment, 0) + 1
+                    texts = (f"10.{number}.0.{member}/24", f"fd00:0:0:{number:x}::{member:x}/64")
+                    yield (link.name, host), tuple(ipaddress.ip_interface(text) for text in texts)
+
+    def _route_plans(self, route: RouteModel) -> Iterator[RoutePlan]:
+        near = [a for (_, host), found in self.addresses.items() if host == route.host for a in found]
+        far = [a for (_, host), found in self.addresses.items() if host == route.via for a in found]
+        for version, everything in ((4, "0.0.0.0/0"), (6, "::/0")):
+            via = next((b.ip for b in far for a in near if b.version == version and b.ip in a.network), None)
+            if via is None:
+                continue
+            if route.to == "default":
+                destinations = [ipaddress.ip_network(everything)]
+            elif any(link.name == route.to for link in self.link):
+                found = {
+                    a.network: None for (link, _), each in self.addresses.items() if link == route.to for a in each
+                }
+                destinations = [network for network in found if network.version == version]
+            else:
+                destinations = [n for n in (ipaddress.ip_network(route.to),) if n.version == version]
+            yield from (RoutePlan(route.host, destination, via) for destination in destinations)
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is inconsistent: names that are not there, times that cannot be, expectations of nothing."""
+        hosts = [host.name for host in self.host]
+        links = {link.name: link for link in self.link}
+        for kind, names in (("host", hosts), ("link", [each.name for each in self.link])):
+            yield from (f"{kind} {name!r} is there twice" for name in sorted({n for n in names if names.count(n) > 1}))
+        for name in (*hosts, *links):
+            if not name.isascii() or not name.replace("-", "").isalnum() or len(name) > INTERFACE_NAME_MAX:
+                yield f"name {name!r}: at most {INTERFACE_NAME_MAX} letters, digits and hyphens"
+        for link in self.link:
+            for host in {*link.ends, *link.addresses, *link.sends}:
+                if host not in hosts:
+                    yield f"link {link.name}: there is no host {host!r}"
+                elif host not in link.ends:
+                    yield f"link {link.name} does not end at {host}"
+            if link.ends[0] == link.ends[1]:
+                yield f"link {link.name} joins {link.ends[0]} to itself"
+            for texts in link.addresses.values():
+                yield from self._address_problems(f"link {link.name}", texts)
+        yield from self._tunnel_problems(hosts, links)
+        yield from self._event_problems(hosts, links)
+        for route in self.route:
+            yield from (f"route: there is no host {name!r}" for name in (route.host, route.via) if name not in hosts)
+        for nat in self.nat:
+            if nat.outside not in links or nat.router not in links[nat.outside].ends:
+                yield f"nat: link {nat.outside!r} is not there or does not end at {nat.router!r}"
+        if self.budget_s <= 0:
+            yield "budget_s must be greater than 0"
+        measurements = {probe.name: probe for probe in self.probe}
+        if len(measurements) < len(self.probe):
+            yield "two probes have one name"
+        yield from (problem for expectation in self.expect for problem in expectation.problems(measurements))
+
+    def _tunnel_problems(self, hosts: list[str], links: Mapping[str, LinkModel]) -> Iterator[str]:
+        for side in ("left", "right"):
+            end = self.end("left" if side == "left" else "right")
+            if end.host not in hosts:
+                yield f"tunnel.{side}: there is no host {end.host!r}"
+            if not end.links:
+                yield f"tunnel.{side}: no links"
+            for name in end.links:
+                if name not in links or end.host not in links[name].ends:
+                    yield f"tunnel.{side}: link {name!r} is not there or does not end at {end.host!r}"
+            for text in end.found if isinstance(end.found, tuple) else ():
+                try:
+                    Endpoint.parse(text)
+                except ValueError as error:
+                    yield f"tunnel.{side}.found: {error}"
+
+    def _event_problems(self, hosts: list[str], links: Mapping[str, LinkModel]) -> Iterator[str]:
+        for event in self.timeline:
+            where = f"timeline at {event.at:g} ({msgspec.to_builtins(event)['do']})"
+            if event.at < 0:
+                yield f"{where}: before the beginning"
+            link: str = getattr(event, "link", "")
+            if link and link not in links:
+                yield f"{where}: there is no link {link!r}"
+            for name in ("host", "towards", "sender", "router"):
+                host = getattr(event, name, None)
+                if host is not None and host not in hosts:
+                    yield f"{where}: there is no host {host!r}"
+                elif host is not None and link in links and host not in links[link].ends:
+                    yield f"{where}: link {link} does not end at {host}"
+            if (router := getattr(event, "router", None)) and router not in {nat.router for nat in self.nat}:
+                yield f"{where}: {router} is no NAT"
+
+    @staticmethod
+    def _address_problems(where: str, texts: tuple[str, ...]) -> Iterator[str]:
+        for text in texts:
+            try:
+                ipaddress.ip_interface(text)
+            except ValueError as error:
+                yield f"{where}: {error}"
+
+
+def parse(text: str, *, name: str) -> Scenario:
+    """Return the scenario that a file of this text would be. Raises LabError naming it, the key and the trouble."""
+    try:
+        raw: Any = tomllib.loads(text)
+        scenario = msgspec.convert(raw, Scenario)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise LabError(f"scenario {name}: {error}") from None
+    for key in ("name", "digest"):
+        if key in raw:
+            raise LabError(f"scenario {name}: Object contains unknown field `{key}`")
+    scenario = msgspec.structs.replace(scenario, name=name, digest=hashlib.sha256(text.encode()).hexdigest())
+    problems = list(scenario.problems())
+    if problems:
+        raise LabError(f"scenario {name}: {'; '.join(problems)}")
+    return scenario
+
+
+def load(path: Path) -> Scenario:
+    """Read a scenario file. Raises LabError if it cannot be used."""
+    try:
+        return parse(path.read_text(), name=path.stem)
+    except OSError as error:
+        raise LabError(f"cannot read {path}: {error.strerror}") from None
+
+
+def find(text: str) -> Path:
+    """Return the file meant by a path or by the name of a scenario of the project. Raises LabError if there is none."""
+    for path in (Path(text), SCENARIOS / f"{text}.toml"):
+        if path.is_file():
+            return path
+    raise LabError(f"there is no scenario {text!r}; `python -m lab list` names them")
+
+
+def every() -> list[Path]:
+    """Return the files of the project's scenarios."""
+    return sorted(SCENARIOS.glob("*.toml"))

@@ -1,0 +1,235 @@
+"""What happens to a scenario's network while it is in use: the events, by their names in a scenario file.
+
+Owns what each event means. Must not know when it is due in real time (lab/runner.py waits) nor where it was read.
+Invariant: an event changes the topology or ends or stops programs, and nothing else; what it changed is taken down with
+the topology.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from lab.errors import LabError
+from lab.impairment import Change
+from lab.link import End, Interface
+from lab.process import Process
+from lab.topology import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What events act on: a topology, and the tunnel's programs at each end."""
+
+    topology: Topology
+    processes: Callable[[str], Sequence[Process]]
+    """The programs that carry the tunnel at its ``left`` or ``right`` end."""
+    restart: Callable[[str], None]
+    """Start them again at an end where they have ended. Raises LabError for a tunnel that has none."""
+
+    def ends(self, link: str, host: str | None) -> tuple[End, ...]:
+        """Return one end of a link, or both when no host is named."""
+        found = self.topology.link(link)
+        return found.ends if host is None else (found.end(host),)
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do"):
+    """Something that happens ``at`` so many seconds after traffic may begin."""
+
+    at: float
+
+    def apply(self, stage: Stage) -> None:
+        """Let it happen. Raises LabError if the network at hand does not allow it."""
+        raise NotImplementedError
+
+    @property
+    def title(self) -> str:
+        """One line for results and charts."""
+        fields = msgspec.to_builtins(self)
+        rest = (str(value) for key, value in fields.items() if key not in ("do", "at") and value is not None)
+        return " ".join((fields["do"], *rest))
+
+
+class LinkDown(Event, frozen=True, tag="link-down"):
+    """An interface goes down, at one host or at both ends; a host whose neighbour's goes down loses its carrier."""
+
+    link: str
+    host: str | None = None
+
+    def apply(self, stage: Stage) -> None:
+        for end in stage.ends(self.link, self.host):
+            end.set_up(False)
+
+
+class LinkUp(Event, frozen=True, tag="link-up"):
+    """An interface comes up again, with its addresses and routes."""
+
+    link: str
+    host: str | None = None
+
+    def apply(self, stage: Stage) -> None:
+        for end in stage.ends(self.link, self.host):
+            end.set_up(True)
+
+
+class Blackhole(Event, frozen=True, tag="blackhole"):
+    """Everything on a link vanishes and nobody is told, in both directions or only what goes ``towards`` a host."""
+
+    link: str
+    towards: str | None = None
+
+    def apply(self, stage: Stage) -> None:
+        for end in stage.ends(self.link, self.towards):
+            end.set_dark(True)
+
+
+class BlackholeEnd(Event, frozen=True, tag="blackhole-end"):
+    """The link carries again."""
+
+    link: str
+    towards: str | None = None
+
+    def apply(self, stage: Stage) -> None:
+        for end in stage.ends(self.link, self.towards):
+            end.set_dark(False)
+
+
+class LinkChange(Event, frozen=True, tag="link-change"):
+    """What a link does to frames changes: what is not named stays, 0 takes away."""
+
+    link: str
+    change: Change
+    sender: str | None = None
+    """The host whose frames are meant; None for both directions."""
+
+    def apply(self, stage: Stage) -> None:
+        link = stage.topology.link(self.link)
+        for end in stage.ends(self.link, self.sender):
+            try:
+                link.change(end, self.change)
+            except ValueError as error:
+                raise LabError(f"link {self.link} cannot change so: {error}") from None
+
+
+class AddressAdd(Event, frozen=True, tag="address-add"):
+    """A host gets one more address on a link."""
+
+    link: str
+    host: str
+    address: str
+
+    def __post_init__(self) -> None:
+        ipaddress.ip_interface(self.address)
+
+    def apply(self, stage: Stage) -> None:
+        stage.topology.link(self.link).end(self.host).add_address(ipaddress.ip_interface(self.address))
+
+
+class AddressRemove(Event, frozen=True, tag="address-remove"):
+    """A host loses an address."""
+
+    link: str
+    host: str
+    address: str
+
+    def __post_init__(self) -> None:
+        ipaddress.ip_interface(self.address)
+
+    def apply(self, stage: Stage) -> None:
+        stage.topology.link(self.link).end(self.host).remove_address(ipaddress.ip_interface(self.address))
+
+
+class AddressChange(Event, frozen=True, tag="address-change"):
+    """A host loses the addresses it has on a link, of one IP version, and gets another.
+
+    ``first`` says what comes first: ``remove`` breaks before it makes, ``add`` makes before it breaks.
+    """
+
+    link: str
+    host: str
+    address: str
+    first: Literal["remove", "add"] = "remove"
+
+    def __post_init__(self) -> None:
+        ipaddress.ip_interface(self.address)
+
+    def apply(self, stage: Stage) -> None:
+        end = stage.topology.link(self.link).end(self.host)
+        new: Interface = ipaddress.ip_interface(self.address)
+        old = [address for address in end.addresses if address.version == new.version]
+        if self.first == "add":
+            end.add_address(new)
+        for address in old:
+            end.remove_address(address)
+        if self.first == "remove":
+            end.add_address(new)
+
+
+class NatRebind(Event, frozen=True, tag="nat-rebind"):
+    """A NAT forgets all its mappings, as one that was restarted."""
+
+    router: str
+
+    def apply(self, stage: Stage) -> None:
+        stage.topology.nat(self.router).rebind()
+
+
+class ProcessKill(Event, frozen=True, tag="process-kill"):
+    """The tunnel's programs at one end die without a word (SIGKILL)."""
+
+    end: Literal["left", "right"]
+
+    def apply(self, stage: Stage) -> None:
+        for process in stage.processes(self.end):
+            process.kill()
+
+
+class ProcessRestart(Event, frozen=True, tag="process-restart"):
+    """The tunnel's programs at one end are started again, as they were and with the state they kept."""
+
+    end: Literal["left", "right"]
+
+    def apply(self, stage: Stage) -> None:
+        stage.restart(self.end)
+
+
+class ProcessFreeze(Event, frozen=True, tag="process-freeze"):
+    """The tunnel's programs at one end stand still (SIGSTOP), as on a machine that sleeps."""
+
+    end: Literal["left", "right"]
+
+    def apply(self, stage: Stage) -> None:
+        for process in stage.processes(self.end):
+            process.signal(signal.SIGSTOP)
+
+
+class ProcessThaw(Event, frozen=True, tag="process-thaw"):
+    """They go on."""
+
+    end: Literal["left", "right"]
+
+    def apply(self, stage: Stage) -> None:
+        for process in stage.processes(self.end):
+            process.signal(signal.SIGCONT)
+
+
+AnyEvent = (
+    LinkDown
+    | LinkUp
+    | Blackhole
+    | BlackholeEnd
+    | LinkChange
+    | AddressAdd
+    | AddressRemove
+    | AddressChange
+    | NatRebind
+    | ProcessKill
+    | ProcessRestart
+    | ProcessFreeze
+    | ProcessThaw
+)
