@@ -10,9 +10,7 @@ contender that fails is reported as failed and the others go on.
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
-import itertools
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,12 +30,14 @@ from lab.comparison import BASELINE, NO_TRAINS, USUAL, Comparison, Conditions, C
 from lab.contest import ENTRANTS, PROFILES, QUEUE_PACKETS, Entrant, Ground, Measurement, Profile
 from lab.errors import LabError
 from lab.link import EndPlan, LinkPlan
+from lab.machine import Load
 from lab.namespace import ensure_privileged
 from lab.offloads import features, set_features
 from lab.probes.cpu import CpuProbe
 from lab.process import Process
 from lab.progress import Progress, render_seconds
 from lab.report import render_report, render_table
+from lab.results import dump, new_directory
 from lab.topology import HostPlan, Plan, Topology
 from lab.tunnels.base import TUNNEL_MTU, TunnelEnd
 
@@ -111,6 +111,7 @@ class Bench:
         left, right = self._ends(topology)
         tunnel = entrant.make()
         self.progress.say(f"{entrant.label}, run {repetition + 1} of {self.repetitions}")
+        load = machine.load()
         try:
             tunnel.up(left, right, entrant.tunnel_options())
         except LabError as error:
@@ -124,7 +125,7 @@ class Bench:
             ends = {end.host.name: tunnel.processes(end) for end in (left, right)}
             for measurement in self.profile.measurements:
                 with self._setting(topology, measurement.setting):
-                    sample = take(measurement, ground, ends, entrant.key, repetition)
+                    sample = take(measurement, ground, ends, entrant.key, repetition, load)
                 samples.append(sample)
                 if sample.failure:
                     self.progress.tell(f"{entrant.label}, {measurement.measure}: {sample.failure}")
@@ -195,10 +196,14 @@ def rotated(entrants: Sequence[Entrant], repetition: int) -> list[Entrant]:
 
 
 def take(
-    measurement: Measurement, ground: Ground, ends: Mapping[str, Sequence[Process]], contender: str, repetition: int
+    measurement: Measurement,
+    ground: Ground,
+    ends: Mapping[str, Sequence[Process]],
+    contender: str,
+    repetition: int,
+    load: Load,
 ) -> Sample:
     """Take a measurement, accounting for CPU time, and return it as a sample, failed or not."""
-    load = machine.load()
     cpu = CpuProbe(ends)
     try:
         outcome = measurement.take(ground)
@@ -218,17 +223,6 @@ def take(
         payload_bytes=outcome.payload_bytes if outcome else 0,
         detail=msgspec.Raw(msgspec.json.encode(outcome.detail if outcome else None)),
     )
-
-
-def results_directory(base: Path, began: dt.datetime, host: str) -> Path:
-    """Return a new directory for a run: ``<date>-<host>``, with a number behind it if there is one already."""
-    stem = f"{began:%Y-%m-%d}-{host}"
-    for number in itertools.count(1):
-        path = base / (stem if number == 1 else f"{stem}-{number}")
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(parents=True)
-            return path
-    raise AssertionError("unreachable")
 
 
 def chosen(profile: Profile, wanted: Sequence[str]) -> list[Entrant]:
@@ -283,15 +277,15 @@ def bench(size: str | None, repeat: int | None, tunnels: tuple[str, ...], inner:
         result = run.run(sys.argv[1:])
     finally:
         progress.end()
-    directory = output or results_directory(
+    directory = output or new_directory(
         Path("results"), dt.datetime.fromisoformat(result.began_at), result.machine.host
     )
     directory.mkdir(parents=True, exist_ok=True)
-    comparison.dump(result, directory / "results.json")
+    dump(result, directory / comparison.FILE)
     draw(result, directory)
     (directory / "report.html").write_text(render_report(result, (directory / "benchmark.svg").read_text()))
     console.print(render_table(result))
-    for name in ("results.json", "benchmark.png", "report.html"):
+    for name in (comparison.FILE, "benchmark.png", "report.html"):
         console.print(str(directory / name), highlight=False, soft_wrap=True)
     if failures := failed(result):
         raise LabError("; ".join(failures))

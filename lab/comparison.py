@@ -22,6 +22,8 @@ from lab.machine import Load, Machine
 from lab.probes.cpu import CpuUse
 
 SCHEMA_VERSION = 1
+FILE = "results.json"
+"""Name of the file in the directory of a run."""
 BASELINE = "plain"
 """The contender without a VPN, from which added latency is counted."""
 RIVAL = "wireguard-go"
@@ -77,6 +79,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     failure: str = ""
     """Why it failed, in words."""
     load: Load
+    """Of the machine before the contender came up."""
     cpu: CpuUse | None = None
     payload_bytes: int = 0
     """Payload carried while ``cpu`` was used."""
@@ -148,7 +151,7 @@ class Summary(NamedTuple):
 
 def load(path: Path) -> Comparison:
     """Read a results file, or that of a directory. Raises LabError for one that is not there or not ours."""
-    file = path / "results.json" if path.is_dir() else path
+    file = path / FILE if path.is_dir() else path
     try:
         found = msgspec.json.decode(file.read_bytes(), type=Comparison)
     except OSError as error:
@@ -158,13 +161,6 @@ def load(path: Path) -> Comparison:
     if found.schema_version != SCHEMA_VERSION:
         raise LabError(f"{file}: schema version {found.schema_version}, but this program reads {SCHEMA_VERSION}")
     return found
-
-
-def dump(comparison: Comparison, path: Path) -> None:
-    """Write a results file in one step."""
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(comparison), indent=1) + b"\n")
-    partial.replace(path)
 
 
 def values(comparison: Comparison, contender: str, measure: str, setting: str = USUAL) -> dict[int, float]:

@@ -30,7 +30,7 @@ QUEUE_PACKETS = 5000
 _SEARCH_TRIALS = 7
 _SEARCH_TRIAL_OVERHEAD_S = 0.45
 _TRANSFER_OVERHEAD_S = 0.25
-_START_S = 0.6
+_START_S = 1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Profile:
 
     def turn_s(self) -> float:
         """Return about how long one contender takes in one repetition."""
-        return _START_S + sum(each.seconds + LOAD_PAUSE_S for each in self.measurements)
+        return LOAD_PAUSE_S + _START_S + sum(each.seconds for each in self.measurements)
 
 
 def transfer(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from pathlib import Path
-
 import pytest
 
 from lab import bench, contest
@@ -59,12 +56,6 @@ def test_only_what_is_ours_decides_the_verdict() -> None:
     broken = Contender(key="centipede-python", label="Python", failures=["it broke"])
     figures["centipede"] = {"tcp-1": [1e9, None, 1e9]}
     assert bench.failed(make_comparison(figures, absent, broken)) == ["Python: it broke", "Centipede, tcp-1: no answer"]
-
-
-def test_a_second_run_of_a_day_gets_a_directory_of_its_own(tmp_path: Path) -> None:
-    began = dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC)
-    names = [bench.results_directory(tmp_path, began, "desk").name for _ in range(3)]
-    assert names == ["2026-01-02-desk", "2026-01-02-desk-2", "2026-01-02-desk-3"]
 
 
 def test_remaining_time_follows_the_pace_so_far() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lab import comparison
+from lab import comparison, results
 from lab.comparison import Contender, Summary
 from lab.errors import LabError
 from tests.unit.comparisons import FIGURES, KERNEL, make_comparison
@@ -92,7 +92,7 @@ def test_figures_have_three_digits_that_count(value: float, text: str) -> None:
 
 def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     made = make_comparison(FIGURES, KERNEL)
-    comparison.dump(made, tmp_path / "results.json")
+    results.dump(made, tmp_path / "results.json")
     assert comparison.load(tmp_path) == comparison.load(tmp_path / "results.json") == made
 
 

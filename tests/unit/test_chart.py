@@ -6,7 +6,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from lab import chart, comparison
+from lab import chart, results
 from tests.unit.comparisons import FIGURES, KERNEL, make_comparison
 
 
@@ -62,7 +62,7 @@ def test_a_run_in_which_everything_failed_can_be_drawn(tmp_path: Path) -> None:
 
 
 def test_the_command_draws_from_a_results_file(tmp_path: Path) -> None:
-    comparison.dump(make_comparison(), tmp_path / "results.json")
+    results.dump(make_comparison(), tmp_path / "results.json")
     done = CliRunner().invoke(chart.chart, [str(tmp_path), "--output", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "benchmark.svg").exists()
