@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.identity import Identity
@@ -38,7 +39,7 @@ STORM_TIMING = Timing(rekey_s=12.0, rekey_jitter_s=1.0, rekey_fallback_s=15.0, r
 _ROUNDS = 3
 _CAPTURED = 500
 _EPOCH_NS = 1_700_000_000 * 10**9
-_PORT = 51820
+PORT = 51820
 
 
 class Clock:
@@ -118,7 +119,14 @@ class Machine:
     """A host with a node and an engine; may be restarted."""
 
     def __init__(
-        self, name: str, seed: bytes, world: World, uplinks: Sequence[Uplink], *, wall_s: float, boot_s: float
+        self,
+        name: str,
+        seed: bytes,
+        world: World,
+        uplinks: Sequence[Uplink],
+        *,
+        wall_s: float = 0.0,
+        boot_s: float = 0.0,
     ) -> None:
         """``wall_s`` is how wrong its wall clock is, ``boot_s`` how long it had been up."""
         self.name = name
@@ -196,6 +204,7 @@ class Machine:
     def _handle_timer(self, life: int, due: float) -> None:
         if life != self._life or due != self._timer:
             return
+        self._timer = float("inf")
         now = max(self.now, due)  # the sum of clock and offset may be a rounding error short
         self.node.observe(self.engine.counters())
         self.node.handle_timer(now, self._wall_ns())
@@ -252,6 +261,35 @@ class World:
         """Pairs (host, host) of which nothing from the first arrives at the second."""
         self._sealed: dict[bytes, bytes] = {}
         self._numbers = count(1)
+
+    @classmethod
+    def quiet(
+        cls,
+        *,
+        links: tuple[int, int] = (1, 1),
+        timing: Timing | None = None,
+        nat: bool = False,
+        seed: int = 0,
+        **spec: Any,
+    ) -> World:
+        """Machines a and b in calm weather, not started: link i of a is 10.1.i.1, of b 10.2.i.1; a knows b's addresses.
+
+        With ``nat``, a's links are behind port-restricted NATs 192.0.1.i. ``spec`` goes into both :class:`PeerSpec`.
+        """
+        world = cls(seed, timing or Timing())
+        for side, name in ((1, "a"), (2, "b")):
+            uplinks = [
+                Uplink(
+                    Endpoint(f"10.{side}.{link}.1", PORT),
+                    Nat(f"192.0.1.{link}", symmetric=False) if nat and side == 1 else None,
+                )
+                for link in range(1, links[side - 1] + 1)
+            ]
+            world.machines.append(Machine(name, bytes([side]) * 32, world, uplinks))
+        a, b = world.machines
+        a.configure(PeerSpec(b.identity.public, "b", **spec), [uplink.local for uplink in b.uplinks])
+        b.configure(PeerSpec(a.identity.public, "a", **spec), [])
+        return world
 
     def other(self, machine: Machine) -> Machine:
         return next(one for one in self.machines if one is not machine)
@@ -393,7 +431,7 @@ class Storm:
         uplinks: list[list[Uplink]] = []
         for side in (1, 2):
             links = range(1, dice.randint(1, 3) + 1)
-            uplinks.append([Uplink(Endpoint(f"10.{side}.{link}.1", _PORT), self._nat(side, link)) for link in links])
+            uplinks.append([Uplink(Endpoint(f"10.{side}.{link}.1", PORT), self._nat(side, link)) for link in links])
         for index, name in enumerate(("a", "b")):
             wall_s = dice.uniform(-100, 100) if kind.clocks else 0.0
             seed = bytes([index + 1]) * 32
@@ -511,7 +549,7 @@ class Storm:
         uplinks = list(machine.uplinks)
         old = uplinks.pop(self._dice.randrange(len(uplinks)))
         link = self._dice.randint(4, 250)
-        uplinks.append(Uplink(Endpoint(f"10.1.{link}.1", _PORT), self._nat(1, link), old.up, old.down))
+        uplinks.append(Uplink(Endpoint(f"10.1.{link}.1", PORT), self._nat(1, link), old.up, old.down))
         machine.move(uplinks)
 
     def _calm(self) -> None:
