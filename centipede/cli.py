@@ -208,7 +208,7 @@ def down(file: str, runtime_dir: Path) -> None:
     """Take a tunnel down; returns when everything of it is gone."""
     with ControlClient(runtime_dir, _name(file)) as client:
         client.request(Stop())
-        client.wait_closed()
+        client.wait_ended()
 
 
 @main.command()

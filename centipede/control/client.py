@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import socket
+import struct
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +18,8 @@ from centipede.errors import ControlError
 
 TIMEOUT_S = 10.0
 _SUFFIX = ".sock"
+_UCRED = struct.Struct("iII")
+"""struct ucred of unix(7): pid, uid, gid."""
 
 
 def socket_path(runtime_dir: Path, name: str) -> Path:
@@ -77,14 +82,29 @@ class ControlClient:
             raise ControlError(response.error)
         return response.result
 
-    def wait_closed(self) -> None:
-        """Return when the daemon closes the connection. Raises ControlError if it does not in time."""
+    def wait_ended(self) -> None:
+        """Return when the daemon has ended. Raises ControlError if it does not in time."""
+        daemon = self._open_daemon()
         try:
             with contextlib.suppress(ConnectionError):
                 while self._socket.recv(65536):
                     pass
+            if daemon is not None and not select.select([daemon], [], [], self._socket.gettimeout())[0]:
+                raise TimeoutError
         except TimeoutError:
             raise ControlError(f"the daemon of {self._name} did not stop in time; look at its log") from None
+        finally:
+            if daemon is not None:
+                os.close(daemon)
+
+    def _open_daemon(self) -> int | None:
+        """A descriptor that is readable when the daemon's process has ended; None if it cannot be had."""
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        pid = _UCRED.unpack(credentials)[0]  # 0 for a process of a PID namespace that is not seen from here
+        try:
+            return os.pidfd_open(pid) if pid not in (0, os.getpid()) else None
+        except OSError:
+            return None
 
     def _receive_line(self) -> bytes:
         received = bytearray()

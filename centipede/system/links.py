@@ -144,7 +144,7 @@ class Links:
                 self._add_route(name, index, network)
         for network in previous.routes:
             if network not in plan.routes:
-                self._remove("route", dst=str(network), oif=index)
+                self._remove("route", dst=str(network), oif=index, scope=_scope(network))
 
     def _index(self, name: str) -> int:
         found = self._netlink.link_lookup(ifname=name)
@@ -192,7 +192,7 @@ class Links:
             )
         except NetlinkError as error:
             if error.code == errno.EEXIST:
-                if list(self._netlink.get_routes(dst=str(network), oif=index)):
+                if any(route.get("oif") == index for route in self._netlink.get_routes(dst=str(network))):
                     return
                 raise HostError(
                     f"the route to {network} (allowed_ips) exists already through another interface; "
@@ -201,9 +201,17 @@ class Links:
             raise HostError(f"the route to {network} through {name} could not be set: {_reason(error)}") from error
 
     def _remove(self, what: str, **query: object) -> None:
-        # Gone already, with the interface or by somebody's hand: then it is as it should be.
-        with contextlib.suppress(NetlinkError):
+        try:
             getattr(self._netlink, what)("del", **query)
+        except NetlinkError as error:
+            # Gone already, with the interface or by somebody's hand: then it is as it should be.
+            if error.code not in (errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV):
+                raise HostError(f"the {what} {query} could not be removed: {_reason(error)}") from error
+
+
+def _scope(network: IPv4Network | IPv6Network) -> str:
+    """A route without a gateway is of scope link; IPv6 has no scopes. It must be the same to remove as to add."""
+    return "link" if network.version == 4 else "universe"
 
 
 def _ipv6_disabled(name: str) -> bool:

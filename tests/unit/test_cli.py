@@ -240,17 +240,37 @@ def test_show_steps_over_a_tunnel_that_died(tmp_path: Path) -> None:
         assert "dead is not running" in result.stderr
 
 
-def test_down_returns_when_the_daemon_is_gone(tmp_path: Path) -> None:
-    with played(tmp_path) as daemon:
-        process = subprocess.Popen(
-            [*PROGRAM, "down", "site-a", "--runtime-dir", str(tmp_path)], env=ENVIRONMENT, stderr=subprocess.PIPE
-        )
-        while not daemon.requests:
-            assert process.poll() is None
-        assert daemon.requests == [{"command": "Stop"}]
-        assert process.poll() is None
-    with process:
-        assert process.wait(TIMEOUT_S) == 0
+DAEMON = """
+import selectors, sys
+from pathlib import Path
+from centipede.control.server import ControlServer
+stopped = []
+with selectors.DefaultSelector() as selector, ControlServer(Path(sys.argv[1]), selector, stopped.append):
+    print("ready", flush=True)
+    while not stopped:
+        for key, _ in selector.select():
+            key.data()
+print("closed", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_down_returns_when_the_daemon_has_ended(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", DAEMON, str(socket_path(tmp_path, "site-a"))],
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as daemon:
+        assert daemon.stdin is not None
+        assert daemon.stdout is not None
+        assert daemon.stdout.readline() == "ready\n"
+        down = subprocess.Popen([*PROGRAM, "down", "site-a", "--runtime-dir", str(tmp_path)], env=ENVIRONMENT)
+        assert daemon.stdout.readline() == "closed\n"
+        assert down.poll() is None
+        daemon.stdin.close()
+        assert down.wait(TIMEOUT_S) == 0
 
 
 def test_down_of_nothing(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_clients_see_the_end(tmp_path: Path) -> None:
         client = ControlClient(tmp_path, "a", timeout_s=TIMEOUT_S)
         client.request(Stop())
     with client:
-        client.wait_closed()
+        client.wait_ended()
 
 
 def test_a_name_is_served_once(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_a_daemon_that_does_not_answer(tmp_path: Path) -> None:
             with pytest.raises(ControlError, match="did not answer in time"):
                 client.request(Show())
             with pytest.raises(ControlError, match="did not stop in time"):
-                client.wait_closed()
+                client.wait_ended()
 
 
 @pytest.mark.parametrize("answer", [b"", b"nonsense\n", b'{"result":1}\n'])

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from lab.namespace import can_make
+from tests.e2e.world import World, two_hosts
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """Two hosts, two links, no tunnel yet."""
+    if (reason := can_make()) is not None:
+        pytest.skip(f"this machine gives no network namespaces: {reason}")
+    with two_hosts() as world:
+        yield world
