@@ -7,6 +7,7 @@ as many paths as copies: a tunnel that still sends one would be measured as some
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -19,8 +20,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import msgspec
+
+from centipede.control.client import ControlClient
+from centipede.control.messages import Show
 from centipede.engine import native_unavailable
-from centipede.errors import CentipedeError
+from centipede.errors import CentipedeError, ControlError
 from centipede.protocol.identity import Identity
 from lab.process import Process, wait_until
 from lab.tunnels.base import Tunnel, TunnelEnd, TunnelError, TunnelOptions, set_queue_length, wait_for_traffic
@@ -69,12 +74,12 @@ class Centipede(Tunnel):
                 (identities[1], right, identities[0], left),
             ):
                 _write_configuration(end, configuration(own, end, remote, far, self.engine, options))
-                self._start(end)
+            self._start(left, right)
             wait_for_traffic(self, left, right, options.ready_timeout_s)
             if options.scheduler == "redundant" and len(left.outer) > 1:
                 self._wait_for_paths(left, right, options)
         except BaseException as error:
-            logs = "".join(process.log_tail() for _, process in self._daemons)
+            logs = "".join(tail for _, process in self._daemons if (tail := process.log_tail()) not in str(error))
             self.down()
             if isinstance(error, CentipedeError):
                 raise TunnelError(f"{self.label} did not come up: {error}{logs}") from error
@@ -95,11 +100,11 @@ class Centipede(Tunnel):
 
     def state(self, end: TunnelEnd) -> Any:
         """Return the daemon's ``show --json`` of this interface, None while it does not answer."""
-        argv: list[str | Path] = [*_command(), "show", _INTERFACE, "--json", "--runtime-dir", _directory(end) / "run"]
-        done = end.host.run(argv, check=False)
-        if done.returncode != 0:
+        try:
+            with ControlClient(_directory(end) / "run", _INTERFACE) as client:
+                return msgspec.json.decode(client.request(Show()))
+        except ControlError:
             return None
-        return next((each for each in json.loads(done.stdout)["interfaces"] if each["name"] == _INTERFACE), None)
 
     def restart(self, end: TunnelEnd) -> None:
         for owner, process in self._daemons:
@@ -107,27 +112,22 @@ class Centipede(Tunnel):
                 process.stop()
         self._start(end)
 
-    def _start(self, end: TunnelEnd) -> None:
-        directory = _directory(end)
-        file = directory / f"{_INTERFACE}.toml"
-        argv: list[str | Path] = [
-            *_command(),
-            "run",
-            file,
-            "--runtime-dir",
-            directory / "run",
-            "--state-dir",
-            directory / "state",
-        ]
-        with Readiness(directory / "notify") as readiness:
-            process = end.host.start(
-                argv,
-                env={"NOTIFY_SOCKET": readiness.address},
-                ready=readiness.reached,
-                ready_timeout_s=self._options.ready_timeout_s,
-            )
-        self._daemons.append((end, process))
-        set_queue_length(end, _INTERFACE, self._options.txqueuelen)
+    def _start(self, *ends: TunnelEnd) -> None:
+        """Start the daemons of ends at the same time and return when all are ready."""
+        with contextlib.ExitStack() as stack:
+            started: list[tuple[Process, Readiness]] = []
+            for end in ends:
+                directory = _directory(end)
+                readiness = stack.enter_context(Readiness(directory / "notify"))
+                argv: list[str | Path] = [sys.executable, "-m", "centipede", "run", directory / f"{_INTERFACE}.toml"]
+                argv += ["--runtime-dir", directory / "run", "--state-dir", directory / "state"]
+                process = end.host.start(argv, env={"NOTIFY_SOCKET": readiness.address})
+                self._daemons.append((end, process))
+                started.append((process, readiness))
+            for process, readiness in started:
+                process.wait_ready(readiness.reached, timeout_s=self._options.ready_timeout_s)
+        for end in ends:
+            set_queue_length(end, _INTERFACE, self._options.txqueuelen)
 
     def _wait_for_paths(self, left: TunnelEnd, right: TunnelEnd, options: TunnelOptions) -> None:
         links = len(left.outer)
@@ -228,10 +228,6 @@ def _listen(end: TunnelEnd) -> list[str]:
         f"[{address}]:{end.listen_port}" if address.version == 6 else f"{address}:{end.listen_port}"
         for address in end.outer
     ]
-
-
-def _command() -> list[str]:
-    return [sys.executable, "-m", "centipede"]
 
 
 def _directory(end: TunnelEnd) -> Path:
