@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from ipaddress import ip_interface
 
 import pytest
 
@@ -38,29 +38,26 @@ class Follower:
 
     def type(self, commands: str) -> str:
         """Run a block in a shell that stops at the first error, and return what it printed."""
-        overlays = "".join(
-            f"mkdir -p {self._layer(top)}/upper {self._layer(top)}/work; "
-            f"mount -t overlay overlay -o lowerdir={top},upperdir={self._layer(top)}/upper,workdir={self._layer(top)}/work {top}; "
-            for top in ("/etc", "/var/lib")
-        )
-        # Each call has a mount namespace of its own, and the layers last from one call to the next.
+        overlays = "".join(map(self._overlay, ("/etc", "/var/lib")))
         script = f"set -e; {overlays}PATH={self._program.parent}:$PATH; cd /\n{commands}"
         return self._host.run(["unshare", "--mount", "sh", "-c", script], timeout_s=60).stdout
 
-    def _layer(self, top: str) -> Path:
-        # An overlay's upper layer cannot lie on an overlay, which some machines have for their root: /run is a tmpfs
-        # or a plain directory of the host's own.
-        return self._host.state_directory / top.strip("/").replace("/", "-")
+    def _overlay(self, top: str) -> str:
+        """The commands that let this host write to a directory of the machine; what it writes lasts over the calls."""
+        layer = self._host.state_directory / top.strip("/").replace("/", "-")
+        upper, work = layer / "upper", layer / "work"
+        options = f"lowerdir={top},upperdir={upper},workdir={work}"
+        return f"mkdir -p {upper} {work}; mount -t overlay overlay -o {options} {top}; "
 
 
 @pytest.fixture
 def followers() -> Iterator[dict[str, Follower]]:
     if (reason := can_make()) is not None:
         pytest.skip(f"this machine gives no network namespaces: {reason}")
-    ends = (EndPlan("alpha", "eth0", ("192.0.2.10/24",)), EndPlan("beta", "eth0", ("192.0.2.20/24",)))
-    plan = Plan(hosts=(HostPlan("alpha"), HostPlan("beta")), links=(LinkPlan("l0", ends),))
-    with Topology() as topology:
-        topology.build(plan)
+    alpha = EndPlan("alpha", (ip_interface("192.0.2.10/24"),))
+    beta = EndPlan("beta", (ip_interface("192.0.2.20/24"),))
+    plan = Plan(hosts=(HostPlan("alpha"), HostPlan("beta")), links=(LinkPlan("eth0", (alpha, beta)),))
+    with Topology.build(plan) as topology:
         yield {name: Follower(topology.host(name)) for name in ("alpha", "beta")}
 
 
