@@ -64,8 +64,8 @@ def test_the_largest_packet_passes_and_is_not_cut(hosts: Hosts, mtu: int) -> Non
 
 def test_every_frame_is_accounted_for(hosts: Hosts) -> None:
     everything = Impairment(
-        rate_bps=20_000_000,
-        limit_packets=50,
+        rate_bps=4_000_000,
+        limit_packets=20,
         delay_ms=5,
         jitter_ms=2,
         loss=0.1,

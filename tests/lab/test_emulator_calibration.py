@@ -226,8 +226,9 @@ def spread_s(pair: dict[str, socket.socket]) -> float:
     return times[-1] - times[0]
 
 
-@pytest.mark.parametrize("backend", [Backend.EMULATOR, Backend.NETEM, Backend.TBF])
-def test_rate(hosts: Hosts, backend: Backend) -> None:
+# Of the kernel's lateness nothing is known, but on a slow machine it has some.
+@pytest.mark.parametrize(("backend", "slack"), [(Backend.EMULATOR, 0.01), (Backend.NETEM, 0.1), (Backend.TBF, 0.1)])
+def test_rate(hosts: Hosts, backend: Backend, slack: float) -> None:
     impairment = Impairment(rate_bps=RATE_BPS, limit_packets=BURST + 100)
     frame = PAYLOAD + HEADERS
     in_bucket = 0
@@ -236,4 +237,5 @@ def test_rate(hosts: Hosts, backend: Backend) -> None:
         in_bucket = int(arguments[arguments.index("burst") + 1].removesuffix("b")) - frame
     with lay(hosts, backend, impairment) as carrier, sockets(hosts) as pair:
         spread = carrier.undisturbed(lambda: spread_s(pair))
-    assert spread == pytest.approx(((BURST - 1) * frame - in_bucket) * 8 / RATE_BPS, rel=0.01)
+    expected = ((BURST - 1) * frame - in_bucket) * 8 / RATE_BPS
+    assert 0.99 * expected <= spread <= (1 + slack) * expected
