@@ -47,6 +47,13 @@ def lab(session: nox.Session) -> None:
 
 
 @nox.session
+def simulate(session: nox.Session) -> None:
+    """Simulated storms between nodes, many seeds: -- --seeds 400."""
+    prepare(session)
+    python(session, "-m", "lab.simulate", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Formatting, lint, types and spelling."""
     prepare(session, "lint")

@@ -34,6 +34,8 @@ class RateSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Datagrams a second that no trial exceeds."""
     resolution: float = 1.1
     """The search ends when the lowest rate that failed is at most this many times the highest that passed."""
+    most_trials: int = 9
+    """It ends in any case after so many; the figure is then the highest rate that passed."""
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +100,7 @@ def search(attempt: Callable[[int], Trial], spec: RateSpec) -> HighestRate:
         return HighestRate(datagrams_per_s=first.offered_per_s, limited_by_sender=True, trials=trials)
     low, high = 0.0, first.offered_per_s
     guess = first.offered_per_s * (1.0 - first.lost)
-    while high > spec.lowest and high > max(low, 1.0) * spec.resolution:
+    while len(trials) < spec.most_trials and high > spec.lowest and high > max(low, 1.0) * spec.resolution:
         rate = round(min(max(guess, spec.lowest), high / spec.resolution**0.5))
         trial = attempt(rate)
         trials.append(trial)
