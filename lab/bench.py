@@ -42,7 +42,8 @@ from lab.topology import HostPlan, Plan, Topology
 from lab.tunnels.base import TUNNEL_MTU, TunnelEnd
 
 LINKS = ("link1", "link2")
-_TRAINS = "tx-udp-segmentation"
+_CARD = {"tx-udp-segmentation": False, "rx-gro": True}
+"""Features that differ in the setting ``no-trains``: those of a common network card, as compared with veth."""
 _FAILURES_ENOUGH = 2
 """A contender that failed to come up this often is not tried again."""
 
@@ -179,14 +180,15 @@ class Bench:
             yield
             return
         ends = [end for link in LINKS for end in topology.link(link).ends]
-        before = features(ends[0].host, ends[0].name)[_TRAINS]
+        known = features(ends[0].host, ends[0].name)
+        before = {name: known[name] for name in _CARD}
         for end in ends:
-            set_features(end.host, end.name, {_TRAINS: False})
+            set_features(end.host, end.name, _CARD)
         try:
             yield
         finally:
             for end in ends:
-                set_features(end.host, end.name, {_TRAINS: before})
+                set_features(end.host, end.name, before)
 
 
 def rotated(entrants: Sequence[Entrant], repetition: int) -> list[Entrant]:

@@ -80,6 +80,8 @@ class Cell(NamedTuple):
 
 def cell(comparison: Comparison, contender: str, measure: str, setting: str = USUAL) -> Cell:
     """Return a contender's figure, and its ratio to the rival formed inside each repetition."""
+    if contender == BASELINE and measure in ADDED:
+        return Cell(None, None, "the baseline")
     figure = summary(comparison, contender, measure, setting)
     if figure is None:
         return Cell(None, None, absence(comparison, contender, measure, setting))
@@ -99,7 +101,7 @@ def render_table(comparison: Comparison) -> Table:
     for measure in shown:
         table.add_column(f"{_SHORT[measure]}\n{MEASURES[measure].unit}", justify="right")
     for contender in comparison.contenders:
-        cells = [_terminal_cell(comparison, contender, measure) for measure in shown]
+        cells = [cell(comparison, contender.key, measure) for measure in shown]
         table.add_row(contender.label, *(Text(each.short, style="bold") for each in cells))
         if any(each.ratio for each in cells):
             related = ("" if each.ratio is None else f"{render(each.ratio.median)}×" for each in cells)
@@ -138,12 +140,6 @@ def render_report(comparison: Comparison, chart_svg: str) -> str:
 
 def _rows(comparison: Comparison, measure: str, setting: str) -> list[tuple[Contender, Cell]]:
     return [(contender, cell(comparison, contender.key, measure, setting)) for contender in comparison.contenders]
-
-
-def _terminal_cell(comparison: Comparison, contender: Contender, measure: str) -> Cell:
-    if contender.key == BASELINE and measure in ADDED:
-        return Cell(None, None, "the baseline")
-    return cell(comparison, contender.key, measure)
 
 
 def _sample_value(sample: Sample) -> str:

@@ -50,6 +50,7 @@ def test_cpu_per_gigabyte_is_of_both_ends_and_of_none_without_processes() -> Non
         ("wireguard-go", "tcp-1", "failed: no answer"),
         ("wireguard-go", "cpu", "failed: no answer"),
         ("centipede", "tcp-4", "not measured"),
+        ("plain", "cpu", "no processes of its own"),
         ("centipede-2x", "tcp-1", "failed: it broke"),
         ("nobody", "tcp-1", "did not take part"),
     ],
