@@ -52,7 +52,7 @@ class EngineModel:
         self._waiting: list[bytes] = []
         self._events: list[Event] = []
         self._drops: dict[DropReason, int] = {}
-        self._last_tx = 0.0
+        self._last_tx: float | None = None
         self._resumed_at = float("-inf")
 
     def apply(self, table: ForwardingTable) -> None:
@@ -81,7 +81,7 @@ class EngineModel:
     def send_packet(self, packet: bytes) -> None:
         """An inner packet for the peer."""
         now, plan = self._now(), self.plan
-        resumed = now - self._last_tx >= RESUMED_AFTER_S
+        resumed = self._last_tx is None or now - self._last_tx >= RESUMED_AFTER_S
         self._last_tx = now
         if self._table.peers and (resumed or (plan is None and now - self._resumed_at >= RESUMED_AGAIN_S)):
             self._resumed_at = now
@@ -108,7 +108,7 @@ class EngineModel:
         return events
 
     def counters(self) -> EngineCounters:
-        peers = {peer.peer: self._last_tx for peer in self._table.peers}
+        peers = {peer.peer: self._last_tx or 0.0 for peer in self._table.peers}
         return EngineCounters(paths=dict(self._paths), peers_tx=peers, drops=dict(self._drops))
 
     @property

@@ -37,6 +37,7 @@ STORM_TIMING = Timing(rekey_s=12.0, rekey_jitter_s=1.0, rekey_fallback_s=15.0, r
 """Sessions live a tenth as long, so that a storm sees many of them."""
 
 _ROUNDS = 3
+_PACKET_BYTES = 100
 _CAPTURED = 500
 _EPOCH_NS = 1_700_000_000 * 10**9
 PORT = 51820
@@ -175,6 +176,19 @@ class Machine:
             self.record = None
         self.start()
 
+    def stop(self) -> None:
+        """End the process with a bye; nothing is heard of the machine after it."""
+        self.node.close(self.now)
+        self._carry_out()
+        self._life += 1
+        self.uplinks = []
+
+    def reconfigure(self, spec: PeerSpec) -> None:
+        """Change the peer's settings while all goes on."""
+        self.spec = spec
+        self.node.replace_peer(spec, self.now)
+        self._carry_out()
+
     def move(self, uplinks: Sequence[Uplink]) -> None:
         """Have other addresses from now on."""
         self.uplinks = list(uplinks)
@@ -259,6 +273,8 @@ class World:
         self.captured: list[tuple[Endpoint, Endpoint, bytes]] = []
         self.blocked: set[tuple[str, str]] = set()
         """Pairs (host, host) of which nothing from the first arrives at the second."""
+        self.watch: Callable[[Machine, Endpoint, Endpoint, bytes], None] | None = None
+        """Sees each datagram that leaves a machine, with its local and remote address."""
         self._sealed: dict[bytes, bytes] = {}
         self._numbers = count(1)
 
@@ -301,7 +317,7 @@ class World:
             if self.clock.now < until:
                 number = next(self._numbers)
                 self.sent[self.other(machine).name, number] = self.clock.now
-                machine.send(number.to_bytes(8, "big"))
+                machine.send(number.to_bytes(_PACKET_BYTES, "big"))
                 self.clock.at(self.clock.now + interval_s, send)
 
         self.clock.at(self.clock.now, send)
@@ -321,6 +337,8 @@ class World:
             nonce = data[: 8 + BASE_BYTES]
             if self._sealed.setdefault(nonce, data) != data:
                 raise InvariantError(f"{machine.name} sealed two datagrams with one key and nonce")
+        if self.watch is not None:
+            self.watch(machine, uplink.local, remote, data)
         source = uplink.nat.outbound(uplink.local, remote) if uplink.nat else uplink.local
         if len(self.captured) < _CAPTURED:
             self.captured.append((source, remote, data))

@@ -358,8 +358,8 @@ class Peer:
         self._reach.pulse.note_heard()
         if before is None:
             self._say("session established", now)
-        elif self._association.is_tie(before, now):
-            self._say("a second session established at the same time", now, "debug")
+        elif before.initiator != session.initiator and self._association.is_tie(before, now):
+            self._say("a second session established, both ends had begun one", now, "debug")
         else:
             self._rekeys += 1
             self._say("session renewed", now)

@@ -137,7 +137,7 @@ def test_an_address_that_was_valid_is_remembered_for_ten_minutes() -> None:
     assert paths.refresh_at(10_000.0) == 10_600.0
     paths.refresh(10_599.0)
     assert len(paths) == 1
-    assert paths.addresses == (remote(1),)
+    assert list(paths.addresses) == [remote(1)]
     paths.refresh(10_600.0)
     assert not len(paths)
     assert not paths.addresses
