@@ -1,13 +1,15 @@
 """One attempt at a run: build, bring the tunnel up, measure while the timeline goes by, take everything down.
 
 Owns the order of these and the record of what happened. Must not judge: lab/runner.py does, from the record alone.
-Invariants: time zero is when traffic may begin; after ``go`` has returned or raised nothing of the attempt stands.
+Invariants: time zero is when the probes that are there from the beginning have begun; after ``go`` has returned or
+raised nothing of the attempt stands.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -102,15 +104,18 @@ class Attempt:
             lambda side: self._tunnel.processes(self._ends[_side(side)]),
             lambda side: self._tunnel.restart(self._ends[_side(side)]),
         )
-        agenda: list[tuple[float, Measurement | Event]] = [(probe.at, probe) for probe in self._scenario.probe]
-        agenda += [(event.at, event) for event in self._scenario.timeline]
+        later: list[tuple[float, Measurement | Event]] = [
+            (probe.at, probe) for probe in self._scenario.probe if probe.at
+        ]
+        later += [(event.at, event) for event in self._scenario.timeline]
         running: dict[str, Running] = {}
-        zero = time.monotonic()
         try:
-            for at, item in sorted(agenda, key=itemgetter(0)):
+            self._begin_first(running)
+            zero = time.monotonic()
+            for at, item in sorted(later, key=itemgetter(0)):
                 budget.wait_until(zero + at)
                 if isinstance(item, Measurement):
-                    self._begin(item, running, zero)
+                    self._begin(item, running, time.monotonic() - zero)
                 else:
                     self._carry_out(item, stage, zero)
             for probe in self._scenario.probe:
@@ -125,9 +130,15 @@ class Attempt:
             self.record.processes.append(ProcessRecord(name=process.name, host=host, cpu_s=round(spent_s, 6)))
         self._note_emulators(topology)
 
-    def _begin(self, probe: Measurement, running: dict[str, Running], zero: float) -> None:
+    def _begin_first(self, running: dict[str, Running]) -> None:
+        """Begin what is there from the beginning, at once, for programs take a while to start on a busy machine."""
+        first = [probe for probe in self._scenario.probe if not probe.at]
+        with ThreadPoolExecutor(max_workers=max(1, len(first))) as threads:
+            for begun in [threads.submit(self._begin, probe, running, 0.0) for probe in first]:
+                begun.result()
+
+    def _begin(self, probe: Measurement, running: dict[str, Running], began_s: float) -> None:
         sender, receiver = self._ends[probe.sender], self._ends["right" if probe.sender == "left" else "left"]
-        began_s = time.monotonic() - zero
         error = None
         try:
             ground = Ground(

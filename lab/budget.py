@@ -1,7 +1,7 @@
-"""The time a run may take, held from outside the run.
+"""The time an attempt may take, held from outside.
 
-Owns one timer. Must not know what runs. When time is up the hosts of the topology at hand are ended, so that whatever
-the run waits for fails at once; the run then asks ``expired`` why.
+Owns one timer. Must not know what is attempted. When time is up the hosts of the topology at hand are ended, so that
+whatever is waited for fails at once; whoever waited then asks ``check`` why.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from lab.topology import Topology
 
 
 class OverBudgetError(LabError):
-    """A run took longer than its scenario allows."""
+    """An attempt took longer than its scenario allows."""
 
 
 class Budget:
-    """A context manager around a run of at most ``seconds``."""
+    """A context manager around what may take at most ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

@@ -6,6 +6,7 @@ when a host is closed, everything that ran on it has ended.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -36,7 +37,7 @@ class Host:
         self.state_directory.mkdir()
         self._namespaces = Namespaces(name, run_directory=self.run_directory)
         self._processes: list[Process] = []
-        self._started = 0
+        self._log_numbers = itertools.count(1)
         try:
             self.netlink(lambda netlink: netlink.link("set", index=1, state="up"))
         except BaseException:
@@ -164,8 +165,7 @@ class Host:
         early or is not ready in time; it has then been ended.
         """
         words = [str(word) for word in argv]
-        self._started += 1
-        path = log or self.directory / f"{self._started:02}-{Path(words[0]).name}.log"
+        path = log or self.directory / f"{next(self._log_numbers):02}-{Path(words[0]).name}.log"
         with path.open("ab") as output:
             popen = self._popen(words, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
         process = Process(popen, host=self.name, argv=words, log=path)

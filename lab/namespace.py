@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from lab.errors import LabError
+from lab.errors import HostGoneError, LabError
 
 _T = TypeVar("_T")
 
@@ -107,7 +107,7 @@ class Namespaces:
                 failure.append(error)
 
         if not self.alive:
-            raise LabError(f"host {self.name} is gone")
+            raise HostGoneError(f"host {self.name} is gone")
         thread = threading.Thread(target=body, name=f"inside {self.name}")
         thread.start()
         thread.join()

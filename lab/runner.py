@@ -107,19 +107,19 @@ def _attempts(run: Run, tunnel: Tunnel, directory: Path, tell: Callable[[str], N
     if unavailable is not None:
         return _Found(Record(), unavailable=unavailable)
     void: tuple[str, ...] = ()
-    with Budget(run.scenario.budget_s) as budget:
-        for number in range(1, ATTEMPTS + 1):
-            where = directory if number == 1 else directory / f"attempt-{number}"
-            where.mkdir(exist_ok=True)
-            attempt = Attempt(run.scenario, tunnel, where, pcap=run.pcap)
-            try:
+    for number in range(1, ATTEMPTS + 1):
+        where = directory if number == 1 else directory / f"attempt-{number}"
+        where.mkdir(exist_ok=True)
+        attempt = Attempt(run.scenario, tunnel, where, pcap=run.pcap)
+        try:
+            with Budget(run.scenario.budget_s) as budget:
                 attempt.go(budget)
-            except LabError as error:
-                return _Found(attempt.record, failure=str(error), void=void)
-            if not attempt.record.void:
-                return _Found(attempt.record, void=void)
-            void = (*void, "; ".join(attempt.record.void))
-            tell(f"{run.title}: attempt {number} is void: {void[-1]}")
+        except LabError as error:
+            return _Found(attempt.record, failure=str(error), void=void)
+        if not attempt.record.void:
+            return _Found(attempt.record, void=void)
+        void = (*void, "; ".join(attempt.record.void))
+        tell(f"  attempt {number} is void: {void[-1]}")
     return _Found(attempt.record, failure=f"{ATTEMPTS} attempts were void: {void[-1]}", void=void)
 
 

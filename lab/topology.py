@@ -20,7 +20,7 @@ from typing import Literal, Self
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from lab.errors import LabError
+from lab.errors import HostGoneError, LabError
 from lab.host import Host
 from lab.link import Address, End, Link, LinkPlan, Network
 from lab.nat import Nat, NatPlan
@@ -145,6 +145,8 @@ class Topology:
         while self._taken:
             try:
                 self._taken.pop().undo(self)
+            except HostGoneError:
+                continue  # and with it whatever was to be taken back on it
             except Exception as error:  # noqa: BLE001 - the remaining inverses must run; it is raised below
                 failures.append(error)
         self.run_directory.close()
