@@ -20,7 +20,7 @@ import msgspec
 from lab.emulator import (
     MESSAGE_BYTES_MAX,
     Begin,
-    End,
+    Finish,
     Impair,
     LinkStats,
     ReadStats,
@@ -144,7 +144,7 @@ class EmulatedLink:
         with self._lock:
             if self._control.fileno() >= 0:
                 with contextlib.suppress(LabError):
-                    self._ask_locked(End(), _REPLY_S)
+                    self._ask_locked(Finish(), _REPLY_S)
                 self._control.close()
                 self.process.stop()
             return self._last
@@ -171,6 +171,6 @@ class EmulatedLink:
         if reply.error:
             self._last = reply.stats
             raise LabError(f"link {self.name}: {reply.error}")
-        if isinstance(request, End):
+        if isinstance(request, Finish):
             self._last = reply.stats
         return reply

@@ -106,11 +106,11 @@ class ReadStats(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     restart: bool = False
 
 
-class End(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class Finish(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Report for the last time and end."""
 
 
-Request = Begin | Impair | SetCarrier | ReadStats | End
+Request = Begin | Impair | SetCarrier | ReadStats | Finish
 
 
 class WayStats(msgspec.Struct, kw_only=True):
@@ -369,7 +369,7 @@ class Emulator:
                 reply = Reply(stats=self.stats())
                 if request.restart:
                     self._restart()
-            case End():
+            case Finish():
                 reply = Reply(stats=self.stats())
                 self._ended = True
             case Begin():
