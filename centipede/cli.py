@@ -161,6 +161,7 @@ def run(
     from centipede.log import configure
 
     config = _load(file)
+    os.umask(0o077)  # whatever this process writes is its owner's
     try:
         configure(config.name, level=log_level, as_json=log_json, file=log_file)
     except OSError as error:

@@ -83,8 +83,8 @@ class Daemon:
         self._next_timer = math.inf
         self._running = True
         self._started = 0.0
-        self._looped: set[tuple[str, str]] = set()
-        """Endpoints of peers that lie inside the tunnel, as far as that was logged."""
+        self._told: set[str] = set()
+        """Warnings that are given once."""
 
     def run(self, ready: Callable[[], None]) -> None:
         """Bring the tunnel up, call ``ready``, serve until told to stop, take everything down. Main thread only.
@@ -99,7 +99,11 @@ class Daemon:
             log.info("up, %s engine (%s), %d workers", self._kind.name, self._kind.reason, self._engine.workers)
             ready()
             notify("READY=1")
-            self._loop()
+            try:
+                self._loop()
+            except BaseException:  # in the background nobody sees a traceback on standard error
+                log.exception("defect: the control thread failed")
+                raise
             notify("STOPPING=1")
             self._node.close(time.monotonic())
             self._carry_out()
@@ -226,7 +230,14 @@ class Daemon:
             log.warning("%s; trying again", error)
             self._listening.retry_at = now + 1.0
             return
+        if not self._links.exists(self._config.name):
+            self._warn_once(f"interface {self._config.name} was removed: nothing passes until the tunnel is restarted")
         self._listen_on(addresses, now)
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            log.warning("%s", text)
 
     def _listen_on(self, addresses: Sequence[LinkAddress], now: float, *, strict: bool = False) -> None:
         before = self._listening.locals
@@ -254,9 +265,8 @@ class Daemon:
             for endpoint in self._names.endpoints(peer.endpoints):
                 if covering(endpoint.host, tunnelled) is None:
                     endpoints.append(endpoint)
-                elif (peer.spec.name, endpoint.host) not in self._looped:
-                    self._looped.add((peer.spec.name, endpoint.host))
-                    log.warning("endpoint %s of peer %s lies inside the tunnel: not used", endpoint, peer.spec.name)
+                else:
+                    self._warn_once(f"endpoint {endpoint} of peer {peer.spec.name} lies inside the tunnel: not used")
             self._node.set_endpoints(peer.spec.public_key, endpoints, now)
 
     def _silent_names(self, now: float) -> set[tuple[str, int]]:

@@ -121,6 +121,10 @@ class Links:
             raise HostError(f"the kernel did not list the addresses of this host: {error}") from error
         return tuple(dict.fromkeys(found))
 
+    def exists(self, name: str) -> bool:
+        """Whether there is an interface of this name."""
+        return bool(self._netlink.link_lookup(ifname=name))
+
     def configure(self, name: str, plan: LinkPlan, previous: LinkPlan | None = None) -> None:
         """Make interface ``name`` as ``plan`` says, and bring it up when there was no ``previous`` plan.
 

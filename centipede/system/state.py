@@ -104,6 +104,8 @@ class StateFile:
 
 
 def _record(key: str, peer: _Peer) -> PeerRecord:
+    if not (0 <= peer.last_used < 1 << 64 and 0 <= peer.floor < 1 << 64):
+        raise ValueError("a timestamp has 64 bits")
     return PeerRecord(
         PublicKey.from_text(key), peer.last_used, peer.floor, tuple(Endpoint.parse(text) for text in peer.addresses)
     )

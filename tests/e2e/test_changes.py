@@ -115,6 +115,7 @@ def test_the_tunnel_s_own_interface_vanishes(world: World) -> None:
     world.a.ip("link", "delete", NAME)
     eventually(lambda: not world.a.reaches(), "no packet going through")
     assert world.a.show()["name"] == NAME
+    eventually(lambda: "interface cpd0 was removed: nothing passes" in world.a.log.read_text(), "a word about it")
     world.a.cli("down", NAME)
     world.a.assert_nothing_is_left()
     world.a.up()

@@ -61,6 +61,8 @@ def test_only_the_owner_may_read_it_and_no_other_file_stays(path: Path) -> None:
         b'{"version":2,"identity":"","peers":{}}',
         b'{"version":1,"identity":"","peers":{"short":{}}}',
         f'{{"version":1,"identity":"","peers":{{"{ALICE.text}":{{"floor":"x"}}}}}}'.encode(),
+        f'{{"version":1,"identity":"","peers":{{"{ALICE.text}":{{"floor":{1 << 64}}}}}}}'.encode(),
+        f'{{"version":1,"identity":"","peers":{{"{ALICE.text}":{{"last_used":-1}}}}}}'.encode(),
         f'{{"version":1,"identity":"","peers":{{"{ALICE.text}":{{"addresses":["here"]}}}}}}'.encode(),
     ],
 )
