@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 import pytest
