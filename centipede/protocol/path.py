@@ -53,10 +53,8 @@ class PathState(Enum):
     SUSPECT = "suspect"
     GONE = "lost"
 
-    @property
-    def usable(self) -> bool:
-        """Whether the path may carry data."""
-        return self in (PathState.VALID, PathState.SUSPECT)
+
+_VALID, _SUSPECT = PathState.VALID, PathState.SUSPECT
 
 
 class _Beat(NamedTuple):
@@ -128,7 +126,8 @@ class Path:
 
     @property
     def usable(self) -> bool:
-        return self.state.usable
+        """Whether the path may carry data."""
+        return self.state is _VALID or self.state is _SUSPECT
 
     @property
     def learned(self) -> bool:

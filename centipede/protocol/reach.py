@@ -224,7 +224,7 @@ class Reach:
         if path.state is PathState.SUSPECT:
             self.pulse.question(path, now)
             return
-        if path.state.usable or before.usable:
+        if before is not PathState.NEW or path.usable:
             self._paths.remember(path.remote, now)
         self._paths.refresh(now)
 

@@ -123,15 +123,15 @@ class Redundant(Scheduler):
 
     def choose(self, candidates: Sequence[Candidate]) -> Selection:
         wanted = len(candidates) if self._copies is None else self._copies
+        if wanted >= len(candidates):
+            return _selection(candidates)
         chosen: list[Candidate] = []
         rest = list(candidates)
-        while rest and len(chosen) < wanted:
+        while len(chosen) < wanted:
             pick = self._seat(len(chosen)).take(_diverse(rest, chosen))
             chosen.append(pick)
             rest.remove(pick)
-        for _ in range(sum(candidate.suspect for candidate in chosen)):
-            if not rest:
-                break
+        for _ in range(min(len(rest), sum(candidate.suspect for candidate in chosen))):
             pick = self._seat(len(chosen)).take(_sound(rest, chosen))
             chosen.append(pick)
             rest.remove(pick)

@@ -45,9 +45,9 @@ FOUR = [
         (1, [1]),
         (2, [1, 4]),  # the slow one shares no address with the first, the quick ones do
         (3, [1, 4, 2]),
-        (4, [1, 4, 2, 3]),
-        (9, [1, 4, 2, 3]),
-        (None, [1, 4, 2, 3]),
+        (4, [1, 2, 3, 4]),
+        (9, [1, 2, 3, 4]),
+        (None, [1, 2, 3, 4]),
     ],
 )
 def test_redundant_prefers_diversity(copies: int | None, expected: list[int]) -> None:
