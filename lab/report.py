@@ -36,16 +36,16 @@ from lab.comparison import (
 
 SETTINGS = {USUAL: "", NO_TRAINS: ", links without UDP segmentation offload"}
 """What a setting adds to the name of a measure."""
-_TERMINAL_MEASURES = ("tcp-1", "tcp-4", "udp", "udp-64", "added-idle", "added-busy", "cpu")
-_SHORT = {
-    "tcp-1": "TCP 1",
-    "tcp-4": "TCP 4",
-    "udp": "UDP",
-    "udp-64": "UDP 64 B",
-    "added-idle": "added, idle",
-    "added-busy": "added, busy",
-    "cpu": "CPU",
+_TERMINAL_COLUMNS = {
+    "tcp-1": "TCP 1\nGbit/s",
+    "tcp-4": "TCP 4\nGbit/s",
+    "udp": "UDP\nGbit/s",
+    "udp-64": "64 B\nk/s",
+    "added-idle": "idle\n+µs",
+    "added-busy": "busy\n+µs",
+    "cpu": "CPU\ns/GB",
 }
+"""Measures of the table for the terminal and their headings. With these it fits 80 columns."""
 
 
 class Cell(NamedTuple):
@@ -91,15 +91,13 @@ def cell(comparison: Comparison, contender: str, measure: str, setting: str = US
 
 def render_table(comparison: Comparison) -> Table:
     """Return the main figures as a table for the terminal."""
-    shown = [measure for measure, setting in measured(comparison) if setting == USUAL and measure in _TERMINAL_MEASURES]
-    table = Table(
-        title=f"median of {comparison.repetitions}, × is the ratio to {RIVAL}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
+    there = {measure for measure, setting in measured(comparison) if setting == USUAL}
+    shown = [measure for measure in _TERMINAL_COLUMNS if measure in there]
+    title = f"median of {comparison.repetitions}, × is the ratio to {RIVAL}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for measure in shown:
-        table.add_column(f"{_SHORT[measure]}\n{MEASURES[measure].unit}", justify="right")
+        table.add_column(_TERMINAL_COLUMNS[measure], justify="right", no_wrap=True)
     for contender in comparison.contenders:
         cells = [cell(comparison, contender.key, measure) for measure in shown]
         table.add_row(contender.label, *(Text(each.short, style="bold") for each in cells))
