@@ -30,39 +30,16 @@ from lab.comparison import (
     summarise,
     summary,
 )
+from lab.palette import INK, MUTED, RULE, STYLE, colour
 
 PANELS = (
     ("tcp-1", "TCP throughput, one stream", "Gbit/s, more is better"),
     ("added-idle", "Added latency, idle", "µs on a round trip, less is better"),
 )
 """Measure, title and axis of each panel."""
-COLOURS = {
-    "plain": "#aab2bd",
-    "centipede": "#c2410c",
-    "centipede-2x": "#ea7a3b",
-    "centipede-1w": "#9a3412",
-    "centipede-python": "#f2a878",
-    "centipede-python-2x": "#f7cdae",
-    "wireguard-go": "#1f5f8b",
-    "wireguard-kernel": "#7fa8c9",
-}
-_OTHER = "#6b7280"
-_INK, _MUTED, _RULE = "#1f2933", "#5f6b7a", "#d5dae1"
 _BAR = 0.62
 _WORDS_WIDTH = 52
 _NOTE_WIDTH = 186
-_STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10.0,
-    "text.color": _INK,
-    "axes.edgecolor": _RULE,
-    "axes.labelcolor": _MUTED,
-    "xtick.color": _MUTED,
-    "ytick.color": _INK,
-    # the SVG's identifiers are drawn from this in place of chance
-    "svg.hashsalt": "centipede",
-    "svg.fonttype": "path",
-}
 
 
 class Row(NamedTuple):
@@ -83,7 +60,7 @@ def rows(comparison: Comparison, measure: str) -> list[Row]:
 
 def draw(comparison: Comparison, directory: Path) -> None:
     """Write ``benchmark.svg`` and ``benchmark.png`` into an existing directory."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(dict(STYLE)):
         figure = _figure(comparison)
         figure.savefig(directory / "benchmark.svg", metadata={"Date": None, "Creator": "centipede lab"})
         figure.savefig(directory / "benchmark.png", dpi=160, metadata={"Software": "centipede lab"})
@@ -149,7 +126,7 @@ def _figure(comparison: Comparison) -> Figure:
         0.10 / height,
         textwrap.fill(note(comparison), _NOTE_WIDTH),
         fontsize=7.6,
-        color=_MUTED,
+        color=MUTED,
         va="bottom",
         linespacing=1.35,
     )
@@ -163,7 +140,7 @@ def _panel(axes: Any, bars: Sequence[Row]) -> None:
         axes.spines[spine].set_visible(False)
     axes.tick_params(axis="both", length=0)
     axes.tick_params(axis="x", labelsize=8.5)
-    axes.xaxis.grid(visible=True, color=_RULE, linewidth=0.6)
+    axes.xaxis.grid(visible=True, color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
     for y, row in enumerate(bars):
         if row.figure is None:
@@ -174,7 +151,7 @@ def _panel(axes: Any, bars: Sequence[Row]) -> None:
                 textwrap.fill(words, _WORDS_WIDTH),
                 va="center",
                 fontsize=8.5,
-                color=_MUTED,
+                color=MUTED,
                 style="italic",
             )
         else:
@@ -182,17 +159,17 @@ def _panel(axes: Any, bars: Sequence[Row]) -> None:
 
 
 def _bar(axes: Any, y: int, row: Row, figure: Summary, edge: float) -> None:
-    colour = COLOURS.get(row.key, _OTHER)
+    fill = colour(row.key)
     label = render(figure.median)
     if figure.median > edge:
-        _cut_bar(axes, y, colour, label, edge)
+        _cut_bar(axes, y, fill, label, edge)
         return
-    axes.barh(y, figure.median, height=_BAR, color=colour, linewidth=0)
+    axes.barh(y, figure.median, height=_BAR, color=fill, linewidth=0)
     low, high = max(0.0, figure.low), min(figure.high, edge)
     if figure.number > 1:
-        axes.plot([low, high], [y, y], color=_INK, linewidth=1.1, solid_capstyle="butt")
+        axes.plot([low, high], [y, y], color=INK, linewidth=1.1, solid_capstyle="butt")
         for end in (low, high):
-            axes.plot([end, end], [y - 0.12, y + 0.12], color=_INK, linewidth=1.1)
+            axes.plot([end, end], [y - 0.12, y + 0.12], color=INK, linewidth=1.1)
     end = max(high, figure.median) + edge * 0.014
     written = axes.text(end, y, label, va="center", fontsize=10, fontweight="bold")
     if row.ratio is not None:
@@ -204,13 +181,13 @@ def _bar(axes: Any, y: int, row: Row, figure: Summary, edge: float) -> None:
             textcoords="offset points",
             va="center",
             fontsize=8.5,
-            color=_MUTED,
+            color=MUTED,
         )
 
 
-def _cut_bar(axes: Any, y: int, colour: str, label: str, edge: float) -> None:
+def _cut_bar(axes: Any, y: int, fill: str, label: str, edge: float) -> None:
     """A bar that goes on beyond the panel: a gap shows that it is cut, and the figure stands inside."""
-    axes.barh(y, edge, height=_BAR, color=colour, linewidth=0, clip_on=True)
+    axes.barh(y, edge, height=_BAR, color=fill, linewidth=0, clip_on=True)
     for offset in (0.0, 0.013):
         x = edge * (0.80 + offset)
         slant = edge * 0.008

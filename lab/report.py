@@ -11,10 +11,10 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from lab.chart import COLOURS
 from lab.comparison import (
     ADDED,
     BASELINE,
@@ -33,6 +33,7 @@ from lab.comparison import (
     summarise,
     summary,
 )
+from lab.palette import COLOURS
 
 SETTINGS = {USUAL: "", NO_TRAINS: ", links without UDP segmentation offload"}
 """What a setting adds to the name of a measure."""
@@ -89,12 +90,11 @@ def cell(comparison: Comparison, contender: str, measure: str, setting: str = US
     return Cell(figure, summarise(related), "")
 
 
-def render_table(comparison: Comparison) -> Table:
+def render_table(comparison: Comparison) -> Group:
     """Return the main figures as a table for the terminal."""
     there = {measure for measure, setting in measured(comparison) if setting == USUAL}
     shown = [measure for measure in _TERMINAL_COLUMNS if measure in there]
-    title = f"median of {comparison.repetitions}, × is the ratio to {RIVAL}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for measure in shown:
         table.add_column(_TERMINAL_COLUMNS[measure], justify="right", no_wrap=True)
@@ -110,9 +110,8 @@ def render_table(comparison: Comparison) -> Table:
         for reason in dict.fromkeys((contender.unavailable, *contender.failures))
         if reason
     ]
-    table.caption = "\n".join(reasons)
-    table.caption_justify = "left"
-    return table
+    heading = f"Median of {comparison.repetitions}; × is the ratio to {RIVAL}, formed in each repetition."
+    return Group(Text(heading), table, *(Text(line) for line in reasons))
 
 
 def render_report(comparison: Comparison, chart_svg: str) -> str:
