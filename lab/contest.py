@@ -59,10 +59,10 @@ ENTRANTS: Mapping[str, Entrant] = {
     for entrant in (
         Entrant("plain", "No VPN", "plain"),
         Entrant("centipede", "Centipede", "centipede-native"),
-        Entrant("centipede-2x", "Centipede, every packet twice", "centipede-native", _TWICE),
+        Entrant("centipede-2x", "Centipede, 2× redundant", "centipede-native", _TWICE),
         Entrant("centipede-1w", "Centipede, one worker", "centipede-native", {"workers": 1}),
         Entrant("centipede-python", "Centipede, Python engine", "centipede-python"),
-        Entrant("centipede-python-2x", "Python engine, every packet twice", "centipede-python", _TWICE),
+        Entrant("centipede-python-2x", "Python engine, 2× redundant", "centipede-python", _TWICE),
         Entrant("wireguard-go", "wireguard-go", "wireguard-go"),
         Entrant("wireguard-kernel", "Kernel WireGuard", "wireguard-kernel"),
     )
@@ -124,7 +124,12 @@ def transfer(
 
     def take(ground: Ground) -> Outcome:
         spec = TransferSpec(
-            host=ground.target, streams=streams, udp_bytes=udp_bytes, duration_s=duration_s, warm_up_s=warm_up_s
+            host=ground.target,
+            streams=streams,
+            udp_bytes=udp_bytes,
+            duration_s=duration_s,
+            warm_up_s=warm_up_s,
+            interval_s=warm_up_s,
         )
         result = TransferProbe(ground.near, ground.far, spec, ground.directory).run()
         return Outcome(result.bits_per_second, result, result.payload_bytes)

@@ -63,8 +63,9 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     lost: int | None
     """UDP datagrams that did not arrive; None for TCP."""
     series: list[Interval]
-    client: msgspec.Raw
-    server: msgspec.Raw
+    client: str
+    server: str
+    """What the two ends wrote: JSON, without its white space."""
 
 
 class _Sum(msgspec.Struct):
@@ -184,8 +185,8 @@ def read_transfer(spec: TransferSpec, client_output: bytes, server_output: bytes
             for each in arrived
             if each.seconds > spec.interval_s / 2
         ],
-        client=msgspec.Raw(client_output.strip()),
-        server=msgspec.Raw(server_output.strip()),
+        client=msgspec.json.format(client_output, indent=-1).decode(),
+        server=msgspec.json.format(server_output, indent=-1).decode(),
     )
 
 
