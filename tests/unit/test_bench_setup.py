@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from lab import setup
-from lab.setup import FetchError, WireguardGo
+from lab.debian import FetchError, sha256
+from lab.setup import WireguardGo
 
 
 def cached(cache: Path, content: bytes = b"#!/bin/sh\n", fetched_at: float = 1000.0) -> WireguardGo:
@@ -16,7 +17,7 @@ def cached(cache: Path, content: bytes = b"#!/bin/sh\n", fetched_at: float = 100
     program = cache / "wireguard-go-1" / "wireguard-go"
     program.parent.mkdir(parents=True)
     program.write_bytes(content)
-    made = WireguardGo(str(program), "1-1", "sid", setup._sha256(program), "ab" * 32, fetched_at)
+    made = WireguardGo(str(program), "1-1", "sid", sha256(program), "ab" * 32, fetched_at)
     (cache / "wireguard-go.json").write_bytes(msgspec.json.encode(made))
     return made
 
@@ -84,16 +85,3 @@ def test_without_cache_and_network_the_installed_program_is_all_there_is(
 def test_the_cache_follows_the_users_setting(value: str, base: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", value)
     assert setup.cache_directory() == (base or Path.home() / ".cache") / "centipede-lab"
-
-
-@pytest.mark.parametrize(
-    ("listed", "mirror"),
-    [
-        ("http://mirror.example/debian-security/\nhttp://mirror.example/debian/\n", "http://mirror.example/debian/"),
-        ("https://mirror.example/ubuntu/\n", setup.PUBLIC_MIRROR),
-        ("", setup.PUBLIC_MIRROR),
-    ],
-)
-def test_the_mirror_is_the_one_apt_uses(listed: str, mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(setup, "_run", lambda _argv: listed)
-    assert setup.debian_mirror() == mirror
