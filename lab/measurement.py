@@ -24,6 +24,10 @@ from lab.probes.stream import StreamSpec
 
 _DATAGRAM_PORT = 6001
 _TRANSFER_PORT = 5201
+_SERIES_S = 0.1
+_TRANSFER_SERIES_S = 0.25
+_WARM_UP_S = 0.5
+_LONGEST_SERIES = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,7 @@ class Datagrams(Measurement, frozen=True, tag="datagrams"):
             rate=self.rate,
             count=max(1, math.ceil(self.rate * self.duration_s)),
             size=self.size,
-            interval_s=0.1,
+            interval_s=series_interval_s(self.duration_s),
         )
         return _Stream(DatagramProbe(ground.sender, ground.receiver, spec, ground.directory))
 
@@ -127,11 +131,14 @@ class Tcp(Measurement, frozen=True, tag="tcp"):
         return float(self.duration_s)
 
     def begin(self, ground: Ground) -> Running:
+        interval_s = series_interval_s(self.duration_s, _TRANSFER_SERIES_S)
         spec = TransferSpec(
             host=ground.target,
             port=_TRANSFER_PORT + ground.number,
             streams=self.streams,
             duration_s=self.duration_s,
+            warm_up_s=max(_WARM_UP_S, interval_s),
+            interval_s=interval_s,
             rate_bps=self.rate_bps,
         )
         return _Stream(TransferProbe(ground.sender, ground.receiver, spec, ground.directory))
@@ -155,6 +162,7 @@ class Ping(Measurement, frozen=True, tag="ping"):
             count=max(1, round(self.duration_s / self.interval_s)),
             interval_s=self.interval_s,
             deadline_s=math.ceil(self.duration_s) + 2,
+            series_s=series_interval_s(self.duration_s),
         )
         return _Ping(ground.sender, spec)
 
@@ -205,6 +213,11 @@ class _Ping(Running):
     def stop(self) -> None:
         # ping has a deadline of its own, or ends with its host.
         self._thread.join()
+
+
+def series_interval_s(duration_s: float, step_s: float = _SERIES_S) -> float:
+    """Return the length of an interval of a probe's series: one step, or more so that there are not too many."""
+    return round(step_s * max(1, math.ceil(duration_s / step_s / _LONGEST_SERIES)), 6)
 
 
 def flatten(result: msgspec.Struct) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class StreamResult(msgspec.Struct, frozen=True, kw_only=True):
     """How long the sender took."""
     errors: dict[str, int]
     delay_us: dict[str, float]
+    began_ns: int
+    """Monotonic time of the first datagram, from which ``series`` counts."""
     interval_s: float
     series: list[Interval]
 
@@ -65,6 +67,7 @@ def combine(spec: StreamSpec, sent: Sent, received: Received) -> StreamResult:
         seconds=(sent.ended_ns - sent.began_ns) / 1e9,
         errors=sent.errors,
         delay_us=received.delay_us,
+        began_ns=sent.began_ns,
         interval_s=spec.interval_s,
         series=received.series,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,6 +63,9 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     """UDP datagrams sent; None for TCP."""
     lost: int | None
     """UDP datagrams that did not arrive; None for TCP."""
+    began_ns: int
+    """Monotonic time at which the client was started. ``series`` counts from when it reached the server, which is later
+    by what a program takes to start and by some round trips."""
     series: list[Interval]
     client: str
     server: str
@@ -103,6 +107,7 @@ class TransferProbe:
         self._outputs = {role: directory / f"iperf3-{role}-{spec.port}.json" for role in ("client", "server")}
         # warnings go to standard error, apart from the JSON
         self._log = directory / "iperf3.log"
+        self._began_ns = 0
         self._client: Process | None = None
         self._server: Process | None = None
 
@@ -117,6 +122,7 @@ class TransferProbe:
         pid = self._server.pid
         self._server.wait_ready(lambda: listens(pid, spec.port), timeout_s=5.0)
         client = [*client_command(spec), "--logfile", str(self._outputs["client"])]
+        self._began_ns = time.monotonic_ns()
         self._client = self._sender.start(client, log=self._log)
 
     def finish(self) -> Transfer:
@@ -129,7 +135,7 @@ class TransferProbe:
         finally:
             self.stop()
         outputs = {role: path.read_bytes() if path.exists() else b"" for role, path in self._outputs.items()}
-        return read_transfer(self._spec, outputs["client"], outputs["server"])
+        return read_transfer(self._spec, outputs["client"], outputs["server"], began_ns=self._began_ns)
 
     def run(self) -> Transfer:
         """The whole transfer."""
@@ -158,7 +164,7 @@ def client_command(spec: TransferSpec) -> list[str]:
     return words
 
 
-def read_transfer(spec: TransferSpec, client_output: bytes, server_output: bytes) -> Transfer:
+def read_transfer(spec: TransferSpec, client_output: bytes, server_output: bytes, *, began_ns: int = 0) -> Transfer:
     """Return what two outputs of ``iperf3 --json`` say. Raises LabError for output that says nothing usable."""
     client, server = _decode("client", client_output), _decode("server", server_output)
     arrived = [interval.sum for interval in server.intervals]
@@ -180,6 +186,7 @@ def read_transfer(spec: TransferSpec, client_output: bytes, server_output: bytes
         retransmits=sent.retransmits if sent is not None and spec.udp_bytes is None else None,
         datagrams=datagrams,
         lost=max(0, datagrams - payload_bytes // spec.udp_bytes) if datagrams is not None and spec.udp_bytes else None,
+        began_ns=began_ns,
         series=[
             Interval(start_s=each.start, bits_per_second=each.bytes * 8 / each.seconds)
             for each in arrived

@@ -112,6 +112,36 @@ def test_round_trips_are_read_one_by_one() -> None:
     assert found.interval_s == 0.004
 
 
+def stamped(answers: list[tuple[float, int, float]], *, sent: int) -> bytes:
+    """Return the output of ``ping -D``: when each answer came, its number and its round trip in milliseconds."""
+    lines = [f"[{at:.6f}] 64 bytes from 10.7.0.2: icmp_seq={seq} ttl=64 time={ms} ms" for at, seq, ms in answers]
+    return "\n".join([*lines, "", f"{sent} packets transmitted, {len(answers)} received, 0% packet loss"]).encode()
+
+
+def test_pings_are_put_into_the_interval_they_were_sent_in() -> None:
+    spec = PingSpec(host="10.7.0.2", count=7, interval_s=0.1, series_s=0.2)
+    # the first one and the fourth were never answered; the third's answer came late
+    output = stamped([(1000.101, 2, 1.0), (1000.360, 3, 150.0), (1000.413, 5, 3.0), (1000.515, 6, 5.0)], sent=7)
+    found = read_round_trips(spec, output, clocks_differ_by_ns=990_000_000_000)
+    assert found.began_ns == pytest.approx(10_000_000_000, abs=1_000_000)
+    assert [(each.start_s, each.sent, each.answered) for each in found.series] == [
+        (0.0, 2, 1),
+        (0.2, 2, 1),
+        (0.4, 2, 2),
+        (0.6, 1, 0),
+    ]
+    assert [each.median_us for each in found.series] == [1_000.0, 150_000.0, 4_000.0, None]
+    assert [each.max_us for each in found.series] == [1_000.0, 150_000.0, 5_000.0, None]
+
+
+def test_numbers_of_pings_go_on_where_the_protocols_begin_again() -> None:
+    spec = PingSpec(host="10.7.0.2", count=65_540, interval_s=0.001, series_s=10.0)
+    ends = [(1000.0, 1, 0.0), (1065.534, 65_535, 0.0), (1065.535, 0, 0.0), (1065.536, 1, 0.0), (1065.537, 2, 0.0)]
+    found = read_round_trips(spec, stamped(ends, sent=65_540))
+    assert sum(each.sent for each in found.series) == 65_540
+    assert [each.answered for each in found.series] == [1, 0, 0, 0, 0, 0, 4]
+
+
 def test_no_answer_is_no_result() -> None:
     with pytest.raises(LabError, match=r"no answer from 10\.7\.0\.2 to 4 pings"):
         read_round_trips(PingSpec(host="10.7.0.2", count=4), b"4 packets transmitted, 0 received, 100% packet loss")
