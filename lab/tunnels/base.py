@@ -20,6 +20,7 @@ from centipede.protocol.endpoint import Endpoint
 from lab.errors import LabError
 from lab.host import Host
 from lab.process import Process, wait_until
+from lab.tracks import PathReport
 
 Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface
@@ -128,6 +129,13 @@ class Tunnel(ABC):
 
     def state(self, end: TunnelEnd) -> Any:
         """Return what the contender says of itself at an end, as plain JSON values; None if it says nothing."""
+        return None
+
+    def paths(self, end: TunnelEnd) -> list[PathReport] | None:
+        """Return how the paths of an end are; None for a contender that does not tell, or not now.
+
+        Called again and again from a thread of its own while the tunnel is in use; takes a second at most.
+        """
         return None
 
 

@@ -22,17 +22,20 @@ from typing import Any, Literal, Self
 
 import msgspec
 
-from centipede.control.client import ControlClient
+from centipede.control.client import TIMEOUT_S, ControlClient
 from centipede.control.messages import Show
 from centipede.engine import native_unavailable
 from centipede.errors import CentipedeError, ControlError
 from centipede.protocol.identity import Identity
+from centipede.show import Interface
 from lab.process import Process, wait_until
+from lab.tracks import PathReport
 from lab.tunnels.base import Tunnel, TunnelEnd, TunnelError, TunnelOptions, set_queue_length, wait_for_traffic
 
 Engine = Literal["auto", "python", "native"]
 
 _INTERFACE = "cpd0"
+_LOOK_TIMEOUT_S = 1.0
 _LABELS: Mapping[Engine, str] = {
     "auto": "Centipede",
     "python": "Centipede, Python engine",
@@ -100,11 +103,27 @@ class Centipede(Tunnel):
 
     def state(self, end: TunnelEnd) -> Any:
         """Return the daemon's ``show --json`` of this interface, None while it does not answer."""
-        try:
-            with ControlClient(_directory(end) / "run", _INTERFACE) as client:
-                return msgspec.json.decode(client.request(Show()))
-        except ControlError:
+        shown = _show(end)
+        return None if shown is None else msgspec.json.decode(shown)
+
+    def paths(self, end: TunnelEnd) -> list[PathReport] | None:
+        shown = _show(end, timeout_s=_LOOK_TIMEOUT_S)
+        if shown is None:
             return None
+        return [
+            PathReport(
+                local=path.local,
+                remote=path.remote,
+                state=path.state,
+                carries=path.carries,
+                rtt_ms=path.rtt_ms,
+                loss=path.loss,
+                tx_bytes=path.tx_bytes,
+                rx_bytes=path.rx_bytes,
+            )
+            for peer in msgspec.json.decode(shown, type=Interface).peers
+            for path in peer.paths
+        ]
 
     def restart(self, end: TunnelEnd) -> None:
         for owner, process in self._daemons:
@@ -208,6 +227,15 @@ class Readiness:
     def __exit__(self, *exception: object) -> None:
         self._socket.close()
         Path(self.address).unlink(missing_ok=True)
+
+
+def _show(end: TunnelEnd, timeout_s: float = TIMEOUT_S) -> msgspec.Raw | None:
+    """Ask the daemon of an end over its control socket; None if it does not answer."""
+    try:
+        with ControlClient(_directory(end) / "run", _INTERFACE, timeout_s) as client:
+            return client.request(Show())
+    except ControlError:
+        return None
 
 
 def _enough_paths(read: Callable[[], Any], wanted: int) -> Callable[[], bool]:
