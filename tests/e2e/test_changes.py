@@ -221,6 +221,21 @@ def test_sync_touches_only_what_differs(world: World) -> None:
     assert pinging.lost() == []
 
 
+def test_sighup_reads_the_file_again(world: World) -> None:
+    world.configure()
+    daemon = world.a.run()
+    world.b.up()
+    world.settle()
+    world.a.configure(world.b, interface="mtu = 1300")
+    daemon.signal(signal.SIGHUP)
+    eventually(lambda: world.a.show()["mtu"] == 1300, "the new mtu")
+    world.a.configure(world.b, interface="mtu = 13")
+    daemon.signal(signal.SIGHUP)
+    eventually(lambda: "not reloaded: " in world.a.log.read_text(), "the refusal being logged")
+    assert world.a.show()["mtu"] == 1300
+    assert world.a.ping().received == 5
+
+
 def test_sync_that_cannot_be_done_changes_nothing(world: World) -> None:
     world.up()
     before = world.a.show()
