@@ -117,7 +117,7 @@ class Bench:
             tunnel.up(left, right, entrant.tunnel_options())
         except LabError as error:
             contender.failures.append(str(error))
-            self.progress.tell(f"{entrant.label} did not come up: {error}")
+            self.progress.tell(f"{entrant.label}: {error}")
             return
         try:
             ground = Ground(
@@ -272,7 +272,7 @@ def bench(size: str | None, repeat: int | None, tunnels: tuple[str, ...], inner:
     if fetched is not None and fetched.note:
         console.print(f"wireguard-go {fetched.version}: {fetched.note}", markup=False, highlight=False)
     estimate = render_seconds(profile.turn_s() * len(entrants) * repetitions)
-    console.print(f"{len(entrants)} contenders, {repetitions} repetitions, at most about {estimate}", highlight=False)
+    console.print(f"{len(entrants)} contenders, each {repetitions} times, at most about {estimate}", highlight=False)
     progress = Progress(console)
     run = Bench(profile, entrants, repetitions, progress, 6 if inner == "6" else 4)
     try:
@@ -290,4 +290,5 @@ def bench(size: str | None, repeat: int | None, tunnels: tuple[str, ...], inner:
     for name in (comparison.FILE, "benchmark.png", "report.html"):
         console.print(str(directory / name), highlight=False, soft_wrap=True)
     if failures := failed(result):
-        raise LabError("; ".join(failures))
+        others = f", and {len(failures) - 1} failures more" if len(failures) > 1 else ""
+        raise LabError(f"{failures[0]}{others}")

@@ -7,6 +7,7 @@ scenarios or results. Invariant: every contender gets the same MTU and queue len
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ Interface = IPv4Interface | IPv6Interface
 
 TUNNEL_MTU = 1420
 """What WireGuard takes for a link of 1500 bytes, with either IP version outside."""
+_TUN = "/dev/net/tun"
 _NO_DAD = 0x02  # IFA_F_NODAD: an IPv6 address is usable at once
 _PING_TIMEOUT_S = "0.3"
 
@@ -137,6 +139,19 @@ class Tunnel(ABC):
         Called again and again from a thread of its own while the tunnel is in use; takes a second at most.
         """
         return None
+
+
+def tun_refusal() -> str | None:
+    """Return why this user cannot make TUN interfaces here, in words, or None. Finds out by trying."""
+    try:
+        os.close(os.open(_TUN, os.O_RDWR))
+    except FileNotFoundError:
+        return f"this machine has no {_TUN}"
+    except PermissionError:
+        return f"this user may not open {_TUN}"
+    except OSError as error:
+        return f"{_TUN} cannot be opened: {error.strerror}"
+    return None
 
 
 def set_up_interface(end: TunnelEnd, name: str, options: TunnelOptions) -> None:

@@ -30,7 +30,15 @@ from centipede.protocol.identity import Identity
 from centipede.show import Interface
 from lab.process import Process, wait_until
 from lab.tracks import PathReport
-from lab.tunnels.base import Tunnel, TunnelEnd, TunnelError, TunnelOptions, set_queue_length, wait_for_traffic
+from lab.tunnels.base import (
+    Tunnel,
+    TunnelEnd,
+    TunnelError,
+    TunnelOptions,
+    set_queue_length,
+    tun_refusal,
+    wait_for_traffic,
+)
 
 Engine = Literal["auto", "python", "native"]
 
@@ -55,11 +63,7 @@ class Centipede(Tunnel):
         self._options = TunnelOptions()
 
     def unavailable(self) -> str | None:
-        if not Path("/dev/net/tun").exists():
-            return "this machine has no /dev/net/tun"
-        if self.engine != "native":
-            return None
-        return native_unavailable()
+        return tun_refusal() or (native_unavailable() if self.engine == "native" else None)
 
     def version(self) -> dict[str, str]:
         try:

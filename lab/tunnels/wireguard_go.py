@@ -17,7 +17,15 @@ from lab import setup
 from lab.errors import LabError
 from lab.process import Process
 from lab.tunnels import wireguard_keys
-from lab.tunnels.base import Tunnel, TunnelEnd, TunnelError, TunnelOptions, set_up_interface, wait_for_traffic
+from lab.tunnels.base import (
+    Tunnel,
+    TunnelEnd,
+    TunnelError,
+    TunnelOptions,
+    set_up_interface,
+    tun_refusal,
+    wait_for_traffic,
+)
 
 _INTERFACE = "wg0"
 _DIALOGUE_TIMEOUT_S = 5.0
@@ -38,9 +46,7 @@ class WireguardGo(Tunnel):
     def unavailable(self) -> str | None:
         if self._program is None:
             return "no wireguard-go here, and none fetched: run python -m lab.setup"
-        if not Path("/dev/net/tun").exists():
-            return "this machine has no /dev/net/tun"
-        return None
+        return tun_refusal()
 
     def version(self) -> dict[str, str]:
         if self._program is None:
