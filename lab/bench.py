@@ -240,8 +240,13 @@ def chosen(profile: Profile, wanted: Sequence[str]) -> list[Entrant]:
 
 
 def failed(result: Comparison) -> list[str]:
-    """Return what of Centipede itself failed, in words. What a machine cannot do is no failure."""
-    own = [each for each in result.contenders if each.key.startswith("centipede") and not each.unavailable]
+    """Return what of Centipede itself failed, in words.
+
+    What this machine cannot do is no failure, unless that leaves nothing of Centipede.
+    """
+    own = [each for each in result.contenders if each.key.startswith("centipede")]
+    if own and all(each.unavailable for each in own):
+        return [f"{own[0].label} cannot run here: {own[0].unavailable}"]
     ups = [f"{each.label}: {failure}" for each in own for failure in each.failures]
     keys = {each.key: each.label for each in own}
     samples = [

@@ -58,6 +58,15 @@ def test_only_what_is_ours_decides_the_verdict() -> None:
     assert bench.failed(make_comparison(figures, absent, broken)) == ["Python: it broke", "Centipede, tcp-1: no answer"]
 
 
+def test_a_machine_on_which_nothing_of_ours_can_run_is_a_failure() -> None:
+    absent = Contender(key="centipede", label="Centipede", unavailable="this machine has no /dev/net/tun")
+    only_others = {key: figures for key, figures in FIGURES.items() if key != "centipede"}
+    assert bench.failed(make_comparison(only_others, absent)) == [
+        "Centipede cannot run here: this machine has no /dev/net/tun"
+    ]
+    assert bench.failed(make_comparison(only_others)) == []
+
+
 def test_remaining_time_follows_the_pace_so_far() -> None:
     estimate = Estimate(100.0, now=1000.0)
     assert estimate.remaining_s(1000.0) == 100.0
