@@ -247,9 +247,9 @@ def test_a_link_without_room(world: World, engines: tuple[str, str]) -> None:
     """A slow link fills the socket's buffer: what does not fit is dropped and counted, and the engine goes on."""
     with tunnel(world, engines, send_buffer_bytes=8192) as built, Datagrams(world, "A", "B", 4) as datagrams:
         with world.slow("A", 0):
-            for payload in payloads([1000] * 60):
+            for payload in payloads([1000] * 600):
                 datagrams.sender.send(payload)
-            eventually(lambda: built.a.engine.counters().paths[0].tx_packets + sum(built.a.drops().values()) == 60)
+            eventually(lambda: built.a.engine.counters().paths[0].tx_packets + sum(built.a.drops().values()) == 600)
         assert set(built.a.drops()) == {DropReason.SEND_NO_BUFFERS}
         datagrams.sender.send(b"later")
         while datagrams.receiver.recv(65535) != b"later":
