@@ -277,7 +277,7 @@ def bench(size: str | None, repeat: int | None, tunnels: tuple[str, ...], inner:
     if fetched is not None and fetched.note:
         console.print(f"wireguard-go {fetched.version}: {fetched.note}", markup=False, highlight=False)
     estimate = render_seconds(profile.turn_s() * len(entrants) * repetitions)
-    console.print(f"{len(entrants)} contenders, each {repetitions} times, at most about {estimate}", highlight=False)
+    console.print(f"{len(entrants)} contenders, repetitions: {repetitions}, at most about {estimate}", highlight=False)
     progress = Progress(console)
     run = Bench(profile, entrants, repetitions, progress, 6 if inner == "6" else 4)
     try:
