@@ -7,6 +7,7 @@ raised nothing of the attempt stands.
 
 from __future__ import annotations
 
+import ipaddress
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,18 +19,21 @@ from typing import Any
 
 import msgspec
 
+from centipede.protocol.endpoint import Endpoint
 from lab.budget import Budget
 from lab.capture import capture
 from lab.errors import LabError
 from lab.host import Host
 from lab.machine import sysctls
 from lab.measurement import Ground, Measurement, Running, flatten
+from lab.observer import Observer
 from lab.offloads import features
 from lab.process import Process
 from lab.results import EventRecord, InterfaceFacts, LinkFacts, ProbeRecord, ProcessRecord
 from lab.scenario import INNER, Scenario, Side
 from lab.timeline import Event, Stage
 from lab.topology import Topology
+from lab.tracks import PathTrack
 from lab.tunnels.base import Tunnel, TunnelEnd, TunnelOptions
 from lab.tunnels.plain import Plain
 
@@ -48,6 +52,7 @@ class Record:
     timeline: list[EventRecord] = field(default_factory=list)
     probes: dict[str, ProbeRecord] = field(default_factory=dict)
     processes: list[ProcessRecord] = field(default_factory=list)
+    paths: list[PathTrack] = field(default_factory=list)
     states: dict[str, Any] = field(default_factory=dict)
     void: list[str] = field(default_factory=list)
     """Why what was found says nothing about the tunnel."""
@@ -64,6 +69,7 @@ class Attempt:
         self._directory = directory
         self._pcap = pcap
         self._ends: dict[Side, TunnelEnd] = {}
+        self._zero = time.monotonic()
 
     @property
     def options(self) -> TunnelOptions:
@@ -109,9 +115,10 @@ class Attempt:
         ]
         later += [(event.at, event) for event in self._scenario.timeline]
         running: dict[str, Running] = {}
+        observer = Observer(self._tunnel, {side: self._ends[side] for side in SIDES})
         try:
             self._begin_first(running)
-            zero = time.monotonic()
+            zero = self._zero = time.monotonic()
             for at, item in sorted(later, key=itemgetter(0)):
                 budget.wait_until(zero + at)
                 if isinstance(item, Measurement):
@@ -125,6 +132,8 @@ class Attempt:
         finally:
             for left_over in running.values():
                 left_over.stop()
+            observer.stop()
+            self.record.paths = [self._on_link(track) for track in observer.tracks(self._zero)]
         for process, host in self._programs(topology):
             spent_s = process.cpu_seconds() - before.get(process, 0.0)
             self.record.processes.append(ProcessRecord(name=process.name, host=host, cpu_s=round(spent_s, 6)))
@@ -164,11 +173,28 @@ class Attempt:
         except LabError as failure:
             record = msgspec.structs.replace(record, error=str(failure))
         else:
-            record = msgspec.structs.replace(record, result=flatten(result))
+            values = flatten(result)
+            began_ns = values.get("began_ns")
+            traffic_began_s = round(began_ns / 1e9 - self._zero, 6) if began_ns else None
+            record = msgspec.structs.replace(record, result=values, traffic_began_s=traffic_began_s)
             reason = probe.void(result)
             if reason is not None:
                 self.record.void.append(reason)
         self.record.probes[probe.name] = record
+
+    def _on_link(self, track: PathTrack) -> PathTrack:
+        """Return a track with the link that has its local address, or had it before it was changed."""
+        host = self._scenario.end(_side(track.end)).host
+        local = ipaddress.ip_address(Endpoint.parse(track.local).host)
+        link = next(
+            (
+                link
+                for (link, owner), addresses in self._scenario.addresses.items()
+                if owner == host and any(local in address.network for address in addresses)
+            ),
+            None,
+        )
+        return msgspec.structs.replace(track, link=link)
 
     def _carry_out(self, event: Event, stage: Stage, zero: float) -> None:
         began_s = time.monotonic() - zero

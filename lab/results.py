@@ -21,6 +21,7 @@ import msgspec
 from lab.errors import LabError
 from lab.expectation import Judgement, Outcome
 from lab.machine import Load, Machine
+from lab.tracks import PathTrack
 
 SCHEMA_VERSION = 1
 FILE = "result.json"
@@ -33,6 +34,8 @@ class Verdict(Enum):
     FAILED = "failed"
     MEASURED = "measured"
     """No expectation of the scenario is this tunnel's; what it did is told."""
+    VOID = "void"
+    """Every attempt was void: the machine was not up to it, and nothing is known of the tunnel."""
     UNAVAILABLE = "unavailable"
     """The tunnel, or the scenario, cannot run on this machine."""
 
@@ -83,6 +86,8 @@ class ProbeRecord(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     sender: str
     began_s: float
+    traffic_began_s: float | None = None
+    """When its first packet left, as closely as that is known: what the times of its series count from."""
     settings: dict[str, Any]
     result: dict[str, Any] | None = None
     """Fields of the probe's result, raw output of its program included."""
@@ -121,6 +126,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     sysctls: dict[str, str] = {}
     timeline: list[EventRecord] = []
     probes: dict[str, ProbeRecord] = {}
+    paths: list[PathTrack] = []
+    """What became of the tunnel's paths, where it tells."""
     processes: list[ProcessRecord] = []
     states: dict[str, Any] = {}
     """What the tunnel said of itself at each end when all was over."""

@@ -1,7 +1,7 @@
 """Running scenarios: attempts, repetitions, verdicts, and where the results go.
 
 Owns the judgement of an attempt and the repetition of a void one. Must not know how an attempt goes. Invariants: every
-run yields exactly one result, whatever happened; a void attempt is repeated at most twice, then the run has failed.
+run yields exactly one result, whatever happened; a void attempt is repeated at most twice, then the run is void.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class _Found:
     """Why there is no whole record."""
     void: tuple[str, ...] = ()
     unavailable: str | None = None
+    exhausted: bool = False
+    """Every attempt was void."""
 
 
 def execute(run: Run, results: Path, machine: Machine, tell: Callable[[str], None] = lambda line: None) -> RunResult:
@@ -69,6 +71,8 @@ def execute(run: Run, results: Path, machine: Machine, tell: Callable[[str], Non
     before = load()
     found = _attempts(run, tunnel, directory, tell)
     verdict, reason, judgements = judge(run, found.record, found.failure, found.unavailable)
+    if found.exhausted:
+        verdict = Verdict.VOID
     attempt = Attempt(run.scenario, tunnel, directory)
     result = RunResult(
         scenario=run.scenario.name,
@@ -91,6 +95,7 @@ def execute(run: Run, results: Path, machine: Machine, tell: Callable[[str], Non
         sysctls=found.record.sysctls,
         timeline=found.record.timeline,
         probes=found.record.probes,
+        paths=found.record.paths,
         processes=found.record.processes,
         states=found.record.states,
         judgements=judgements,
@@ -120,7 +125,7 @@ def _attempts(run: Run, tunnel: Tunnel, directory: Path, tell: Callable[[str], N
             return _Found(attempt.record, void=void)
         void = (*void, "; ".join(attempt.record.void))
         tell(f"  attempt {number} is void: {void[-1]}")
-    return _Found(attempt.record, failure=f"{ATTEMPTS} attempts were void: {void[-1]}", void=void)
+    return _Found(attempt.record, failure=f"{ATTEMPTS} attempts were void: {void[-1]}", void=void, exhausted=True)
 
 
 def judge(
