@@ -1,4 +1,4 @@
-"""EngineModel: what the engine contract asks, in memory, for one worker and one peer.
+"""EngineModel: what the engine contract asks, in memory, for one peer; workers take turns.
 
 For simulated networks (simulate.py): no TUN device, no socket, no thread; datagrams go to a function, packets are any
 bytes. It keeps windows, sending counters and path counters as the contract says, and reports the same events.
@@ -44,7 +44,8 @@ class EngineModel:
         self._transmit = transmit
         self._table = ForwardingTable(0, Run())
         self._windows: dict[int, dict[int, Window]] = {}
-        self._counters: dict[int, int] = {}
+        self._counters: dict[int, list[int]] = {}
+        self._turn = 0
         self._told: set[int] = set()
         self._newest = 0
         self._strangers: set[tuple[Endpoint, Endpoint]] = set()
@@ -65,7 +66,7 @@ class EngineModel:
                 if session.session <= self._newest:
                     raise InvariantError(f"session {session.session} lives twice")
                 self._windows[session.session] = {}
-                self._counters[session.session] = 0
+                self._counters[session.session] = [0] * table.run.size
         self._newest = max((self._newest, *numbers))
         for session_number in set(self._windows) - numbers:
             del self._windows[session_number], self._counters[session_number]
@@ -133,13 +134,14 @@ class EngineModel:
         return next((path for path in paths if path.local == local and path.remote == remote), None)
 
     def _send(self, plan: SendPlan, packet: bytes) -> None:
-        counter = self._counters[plan.session]
-        self._counters[plan.session] = counter + 1
+        worker = self._turn = (self._turn + 1) % self._table.run.size
+        counter = self._counters[plan.session][worker]
+        self._counters[plan.session][worker] = counter + 1
         datagram = Sealer(plan.key).seal(
             counter,
-            source=self._table.run.shard_of(0),
+            source=self._table.run.shard_of(worker),
             base=plan.base,
-            shard=plan.run.shard_of(0),
+            shard=plan.run.shard_of(worker),
             plaintext=packet,
         )
         for path in plan.paths[: plan.copies]:

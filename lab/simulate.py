@@ -31,7 +31,7 @@ from centipede.protocol.table import Run
 from centipede.protocol.timing import Timing
 from lab.engine_model import EngineModel, InvariantError
 
-RECONNECT_S = 12.0
+RECONNECT_S = 6.0
 """Time in which two machines find each other once the weather is calm."""
 STORM_TIMING = Timing(rekey_s=12.0, rekey_jitter_s=1.0, rekey_fallback_s=15.0, reject_s=20.0)
 """Sessions live a tenth as long, so that a storm sees many of them."""
@@ -128,8 +128,9 @@ class Machine:
         *,
         wall_s: float = 0.0,
         boot_s: float = 0.0,
+        workers: int = 1,
     ) -> None:
-        """``wall_s`` is how wrong its wall clock is, ``boot_s`` how long it had been up."""
+        """``wall_s`` is how wrong its wall clock is, ``boot_s`` how long it had been up; ``workers`` a power of two."""
         self.name = name
         self.identity = Identity.from_seed(seed)
         self.uplinks = list(uplinks)
@@ -141,6 +142,7 @@ class Machine:
         """Packets taken from the engine so far."""
         self._world = world
         self._boot_s = boot_s
+        self._run = Run(0, workers.bit_length() - 1)
         self._timer = float("inf")
         self._life = 0
         self._rounds = 0
@@ -160,7 +162,7 @@ class Machine:
         self._timer = float("inf")
         self.delivered = 0
         self.engine = EngineModel(lambda: self.now, self._transmit)
-        self.node = Node(self.identity, run=Run(), timing=self._world.timing, random=self._world.dice.randbytes)
+        self.node = Node(self.identity, run=self._run, timing=self._world.timing, random=self._world.dice.randbytes)
         if self.spec is not None:
             self.node.add_peer(self.spec, self.record, self.now)
             self.node.set_endpoints(self.spec.public_key, self.endpoints, self.now)
@@ -428,7 +430,7 @@ class Storm:
     """One seeded run: a storm of a kind, then calm weather, then the verdict."""
 
     STORM_S = 40.0
-    CALM_S = 26.0
+    CALM_S = 20.0
 
     def __init__(self, kind: Kind, seed: int, timing: Timing = STORM_TIMING) -> None:
         self.kind = kind
@@ -453,8 +455,11 @@ class Storm:
         for index, name in enumerate(("a", "b")):
             wall_s = dice.uniform(-100, 100) if kind.clocks else 0.0
             seed = bytes([index + 1]) * 32
-            machine = Machine(name, seed, world, uplinks[index], wall_s=wall_s, boot_s=dice.uniform(0, 1e6))
-            world.machines.append(machine)
+            workers = dice.choice((1, 1, 2, 4))
+            boot_s = dice.uniform(0, 1e6)
+            world.machines.append(
+                Machine(name, seed, world, uplinks[index], wall_s=wall_s, boot_s=boot_s, workers=workers)
+            )
         a, b = world.machines
         scheduler = dice.choice(("redundant", "redundant", "fastest"))
         copies = dice.choice((1, 2, 2, None))

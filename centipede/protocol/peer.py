@@ -105,6 +105,8 @@ class Peer:
         if self._association.established:
             self._reach.pulse.resume(now)
         else:
+            if not self._reach.pairs:
+                self._reach.remember(self.record.addresses, now)
             self._initiation.reset(now)
 
     def receive_acknowledge(self, event: Datagram, now: float) -> None:
@@ -209,7 +211,8 @@ class Peer:
         """Let plan, record and rhythm follow from the state; returns when ``handle_timer`` is due."""
         self.plan = self._make_plan(now)
         self._reach.pulse.carrying = frozenset(path.path for path in self.plan.paths) if self.plan else frozenset()
-        self._store(replace(self.record, addresses=self._reach.addresses))
+        # The last ones known stay in the record, however long ago that was: there may be no others to try.
+        self._store(replace(self.record, addresses=self._reach.addresses or self.record.addresses))
         return min(
             self._association.expires_at(),
             self._association.choice_at(now),

@@ -96,6 +96,7 @@ class Reach:
         for remote in addresses:
             if self.spec.allows(remote):
                 self._paths.remember(remote, now)
+        self._paths.refresh(now)
 
     # What the engine reports.
 

@@ -513,6 +513,41 @@ def test_authentic_control_that_is_of_no_use_is_counted(plaintext: bytes, shard:
     assert lone.dropped() == {reason: 1}
 
 
+def test_peers_share_a_table_and_events_find_theirs() -> None:
+    lone = Lone(allowed_ips=(ip_network("10.7.0.2/32"),))
+    second = PeerSpec(STRANGER.public, "second", allowed_ips=(ip_network("10.7.0.3/32"), ip_network("fd07::/64")))
+    number = lone.node.add_peer(second, None, 0.0)
+    for identity, remote in ((PEER, REMOTE), (STRANGER, OTHER_REMOTE)):
+        attempt = initiate(identity=identity)
+        (acknowledge,) = lone.receive(attempt.message, remote=remote)
+        lone.receive(confirmation(attempt, acknowledge.data), remote=remote)
+    assert [(str(route.network), route.peer) for route in lone.table.routes] == [
+        ("10.7.0.2/32", 1),
+        ("10.7.0.3/32", number),
+        ("fd07::/64", number),
+    ]
+    plans = {peer.peer: peer.plan for peer in lone.table.peers}
+    assert [plan and plan.paths[0].remote for plan in plans.values()] == [REMOTE, OTHER_REMOTE]
+    numbers = [path.path for peer in lone.table.peers for path in peer.paths]
+    numbers += [session.session for session in lone.table.sessions]
+    assert numbers == [1, 2, 1, 2], "paths and sessions are numbered over all peers"
+    lone.node.remove_peer(PEER.public, 1.0)
+    lone.take()
+    assert [peer.peer for peer in lone.table.peers] == [number]
+    assert lone.node.add_peer(PeerSpec(PEER.public, "again"), None, 1.0) == 3
+
+
+def test_a_run_of_several_shards_is_told_and_kept() -> None:
+    lone = Lone()
+    attempt = initiate(k=2)
+    (acknowledge,) = lone.receive(attempt.message)
+    lone.receive(confirmation(attempt, acknowledge.data, k=2))
+    assert lone.table.sessions[0].sources == (Run(0, 2),)
+    plan = lone.table.peers[0].plan
+    assert plan is not None
+    assert plan.run == Run(0, 2)
+
+
 def test_a_node_is_not_its_own_peer_and_has_each_peer_once() -> None:
     lone = Lone()
     with pytest.raises(ValueError, match="own peer"):

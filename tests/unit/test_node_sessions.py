@@ -200,6 +200,18 @@ def test_without_traffic_a_session_lapses_and_comes_back_with_the_first_packet()
     assert lost(world, "b") == 0, "it waited for the handshake"
 
 
+def test_the_last_known_address_is_tried_after_any_time() -> None:
+    world, a, b = started()
+    world.clock.run_until(5000.0)
+    assert not peer(b).paths
+    assert b.record is not None
+    assert b.record.addresses == (a.uplinks[0].local,)
+    world.send_packets(b, 1.0, 5000.5)
+    world.clock.run_until(5001.0)
+    assert lost(world, "a") == 0
+    assert len(world.received) == 1
+
+
 def test_keepalive_keeps_the_session_through_rekeys() -> None:
     world, a, b = started(keepalive=True)
     world.clock.run_until(1000.0)
