@@ -31,7 +31,13 @@ from lab.runner import Run, execute, figures
 from lab.topology import Topology
 from lab.tunnels import TUNNELS, make_tunnel
 
-_STYLES = {Verdict.PASSED: "green", Verdict.FAILED: "red", Verdict.MEASURED: "cyan", Verdict.UNAVAILABLE: "yellow"}
+_STYLES = {
+    Verdict.PASSED: "green",
+    Verdict.FAILED: "red",
+    Verdict.MEASURED: "cyan",
+    Verdict.VOID: "magenta",
+    Verdict.UNAVAILABLE: "yellow",
+}
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON in place of text.")
 
 
@@ -120,7 +126,7 @@ def run_command(
     """Run scenarios, given as files or by name, and say whether they met what they expect.
 
     Without --tunnel a scenario runs through the first tunnel it names, which is Centipede. Exit status 1 if an
-    expectation was missed. Results go to results/DATE-HOST/SCENARIO/TUNNEL/REPETITION/.
+    expectation was missed or nothing could be found out. Results go to results/DATE-HOST/SCENARIO/TUNNEL/REPETITION/.
     """
     if not scenarios and not everything and not full:
         raise click.UsageError("name a scenario, or give --all")
@@ -150,9 +156,9 @@ def run_command(
     else:
         console.print(_verdicts(done))
         console.print(f"results are in {directory}", highlight=False, soft_wrap=True)
-    failed = [result for result in done if result.verdict is Verdict.FAILED]
-    if failed:
-        raise LabError(f"{len(failed)} of {len(done)} runs failed")
+    bad = [result for result in done if result.verdict in (Verdict.FAILED, Verdict.VOID)]
+    if bad:
+        raise LabError(f"{len(bad)} of {len(done)} runs failed or were void")
 
 
 @cli.command("shell")
