@@ -43,10 +43,11 @@ class Timing:
     overlap_s: float = 2.0
     """For this long after a session was established, heartbeats also go under the one before it."""
 
-    busy_s: float = 0.2
-    """Between heartbeats on a path that carries data; each peer's ``heartbeat`` replaces it."""
     up_s: float = 1.0
-    """Between heartbeats on the other usable paths, and on all after the traffic stopped."""
+    """Between heartbeats on usable paths that carry no data, and on all after the traffic stopped.
+
+    On those that carry data it is the peer's ``heartbeat``.
+    """
     idle_s: float = 10.0
     """Between heartbeats to a peer without traffic."""
     busy_within_s: float = 2.0

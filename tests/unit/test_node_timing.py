@@ -14,7 +14,7 @@ def test_the_defaults_are_the_protocol() -> None:
     assert [timing.rekey_s, timing.rekey_fallback_s, timing.reject_s] == [120, 150, 180]
     assert list(timing.resend_s) == [0, 0.25, 0.75, 1.75, 3.75]
     assert list(timing.back_off_s) == [0, 1, 2, 5, 10, 15]
-    assert [timing.busy_s, timing.up_s, timing.idle_s] == [0.2, 1, 10]
+    assert [timing.up_s, timing.idle_s] == [1, 10]
 
 
 @pytest.mark.parametrize(
