@@ -81,6 +81,14 @@ class Archive:
         listed = self._apt("apt-cache", "depends", "--important", package)
         return [line.split(":", 1)[1].strip() for line in listed.splitlines() if line.strip().startswith("Depends:")]
 
+    def version(self, package: str) -> str:
+        """Return the version of a package that would be downloaded. Raises FetchError."""
+        shown = self._apt("apt-cache", "show", "--no-all-versions", package)
+        for line in shown.splitlines():
+            if line.startswith("Version:"):
+                return line.split(":", 1)[1].strip()
+        raise FetchError(f"{self.suite} has no package {package}")
+
     def _apt(self, program: str, *words: str, cwd: Path | None = None) -> str:
         return run_tool([program, "-q", *_options(self._scratch), *words], cwd=cwd)
 
