@@ -254,7 +254,7 @@ class _Worker:
         inlet = view.inlets.get(header.base)
         if inlet is None:
             return DropReason.UNKNOWN_SESSION
-        if header.shard not in view.run:
+        if header.shard not in view.shards:
             return DropReason.FOREIGN_SHARD
         window = inlet.windows.get(header.source)
         if window is None:
@@ -286,7 +286,8 @@ class _Worker:
             self._tell_new_remote(inlet, local, remote, len(datagram), now)
         else:
             traffic.last_rx = now
-            traffic.largest = max(traffic.largest, len(datagram))
+            if len(datagram) > traffic.largest:
+                traffic.largest = len(datagram)
         return self._deliver(plaintext, inlet.peer) if plaintext else None
 
     def _tell_first_data(self, inlet: Inlet, local: Endpoint, remote: SocketAddress, now: float) -> None:

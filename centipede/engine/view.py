@@ -185,7 +185,8 @@ Strangers: TypeAlias = dict[tuple[int, Endpoint, SocketAddress], Once]
 class View(NamedTuple):
     """A forwarding table and the local addresses, resolved for one worker."""
 
-    run: Run
+    shards: range
+    """This machine's own, any of which any worker may receive for."""
     lookup: Callable[[bytes], int | None]
     """The peer that a packed inner address belongs to."""
     outlets: Mapping[int, Outlet]
@@ -202,7 +203,7 @@ class View(NamedTuple):
 
 def empty_view() -> View:
     """The view before the first table."""
-    return View(Run(), Routing(()).lookup, {}, {}, {}, {}, {}, threading.Event())
+    return View(range(0), Routing(()).lookup, {}, {}, {}, {}, {}, threading.Event())
 
 
 class State:
@@ -253,12 +254,14 @@ class State:
                 address = _address(path)
                 if address and path.local in paths:
                     paths[path.local][peer.peer, address] = self.paths[path.path]
+        run = self._table.run
+        shards = range(run.first, run.first + run.size)
         views = []
         for worker in range(self._workers):
             own = {local: of_local[worker] for local, of_local in sockets.items()}
             outlets = {peer.peer: self._outlet(peer, own, worker) for peer in self._table.peers}
             taken = threading.Event()
-            views.append(View(self._table.run, lookup, outlets, inlets, own, paths, self._strangers, taken))
+            views.append(View(shards, lookup, outlets, inlets, own, paths, self._strangers, taken))
         return views
 
     def _inlet(self, receive: ReceiveSession) -> Inlet:

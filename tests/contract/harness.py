@@ -174,7 +174,7 @@ class Rig:
         """Have the engine serve one more local address."""
         fds = open_sockets(Endpoint(host, 0), self.engine.workers)
         with socket.socket(fileno=os.dup(fds[0])) as sock:
-            local = endpoint_of(sock)
+            local = Endpoint.of(host, sock.getsockname()[1])
         self.engine.add_local(local, fds)
         self.locals.append(local)
         return local

@@ -6,15 +6,18 @@ import itertools
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from centipede.protocol.drops import DropReason
-from centipede.protocol.table import Datagram
-from tests.contract.harness import engine_param, eventually, readable
+from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.table import Datagram, TablePath, TablePeer
+from tests.contract.harness import LOCAL_ADDRESS, PEER_ADDRESS, Rig, engine_param, eventually, readable
+from tests.contract.packets import udp
 from tests.contract.traffic import Datagrams, payloads, transfer
-from tests.contract.tunnel import MTU, TUN, Bad, Tunnel, World, delete_link, inner, set_offloads, tunnel
+from tests.contract.tunnel import MTU, TUN, Bad, Tunnel, World, delete_link, inner, link_local, set_offloads, tunnel
 
 pytestmark = pytest.mark.netns
 
@@ -194,6 +197,38 @@ def test_ipv6_extension_headers_are_kept(world: World, direct: Tunnel) -> None:
             assert data == payload
             assert [content[2:] for _, _, content in ancillary] == [options[2:]]
     expect_no_drops(direct)
+
+
+# Addresses that mean something only together with their interface.
+
+
+def test_link_local_addresses(world: World, engine: str) -> None:
+    """A path between A and R by their link-local addresses; the test is the peer, on R."""
+    host, other = world.hosts["A"], world.hosts["R"]
+    near = eventually(lambda: host.run(link_local, "out1"), "a link-local address")
+    far = eventually(lambda: other.run(link_local, "a1"), "a link-local address")
+    with (
+        closing(host.run(Rig, engine, paths=0)) as built,
+        world.socket("R", socket.AF_INET6, socket.SOCK_DGRAM) as remote,
+    ):
+        remote.bind((far, 0, 0, other.run(socket.if_nametoindex, "a1")))
+        local = host.run(built.add_local, f"{near}%out1")
+        path = TablePath(5, local, Endpoint.of(f"{far}%out1", remote.getsockname()[1]))
+        host.run(built.apply, peers=(TablePeer(built.PEER, built.plan(paths=(path,)), (path,)),))
+
+        built.tun.ends[0].socket.send(udp(LOCAL_ADDRESS, PEER_ADDRESS, b"out"))
+        datagram, source = remote.recvfrom(2000)
+        assert built.unseal(datagram) == udp(LOCAL_ADDRESS, PEER_ADDRESS, b"out")
+        remote.sendto(built.seal(0, udp(PEER_ADDRESS, LOCAL_ADDRESS, b"in")), source)
+        assert built.tun.ends[0].take() == udp(PEER_ADDRESS, LOCAL_ADDRESS, b"in")
+        eventually(lambda: built.engine.counters().paths[5].rx_packets == 1)
+
+        remote.sendto(b"\x81 up", source)
+        event = host.run(built.event, Datagram)
+        assert (event.local, event.remote) == (path.local, path.remote)
+        assert host.run(built.engine.send, path.local, path.remote, b"\x81 down") is None
+        assert remote.recv(2000) == b"\x81 down"
+        assert not built.drops()
 
 
 # Bad paths.

@@ -135,6 +135,7 @@ def _prepare_host() -> None:
     for name, value in (
         ("ipv4/ip_forward", 1),
         ("ipv6/conf/all/forwarding", 1),
+        ("ipv6/conf/default/accept_dad", 0),
         ("ipv6/conf/all/keep_addr_on_down", 1),
         ("ipv6/conf/default/router_solicitations", 0),
         ("ipv6/conf/default/mldv1_unsolicited_report_interval", 0),
@@ -144,6 +145,7 @@ def _prepare_host() -> None:
 
 _IFA_F_NODAD = 0x02
 """The address can be used at once, without duplicate address detection (linux/if_addr.h)."""
+_IFA_F_TENTATIVE = 0x40
 _RTN_LOCAL = 2
 """The kind of route by which packets for this host are received (linux/rtnetlink.h)."""
 
@@ -157,6 +159,17 @@ def set_link(name: str, **change: Any) -> None:
     """Change an interface of this namespace."""
     with IPRoute() as netlink:
         netlink.link("set", index=netlink.link_lookup(ifname=name)[0], **change)
+
+
+def link_local(name: str) -> str:
+    """The link-local address of an interface of this namespace; empty until it can be used."""
+    with IPRoute() as netlink:
+        index = netlink.link_lookup(ifname=name)[0]
+        for address in netlink.get_addr(family=socket.AF_INET6, index=index):
+            text = str(address.get("address"))
+            if text.startswith("fe80:") and not address["flags"] & _IFA_F_TENTATIVE:
+                return text
+    return ""
 
 
 def delete_link(name: str) -> None:
