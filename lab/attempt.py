@@ -22,6 +22,7 @@ import msgspec
 from centipede.protocol.endpoint import Endpoint
 from lab.budget import Budget
 from lab.capture import capture
+from lab.drop_counters import drop_counters
 from lab.errors import LabError
 from lab.host import Host
 from lab.machine import sysctls
@@ -54,6 +55,7 @@ class Record:
     processes: list[ProcessRecord] = field(default_factory=list)
     paths: list[PathTrack] = field(default_factory=list)
     states: dict[str, Any] = field(default_factory=dict)
+    discards: dict[str, dict[str, int]] = field(default_factory=dict)
     void: list[str] = field(default_factory=list)
     """Why what was found says nothing about the tunnel."""
 
@@ -138,6 +140,7 @@ class Attempt:
             spent_s = process.cpu_seconds() - before.get(process, 0.0)
             self.record.processes.append(ProcessRecord(name=process.name, host=host, cpu_s=round(spent_s, 6)))
         self._note_emulators(topology)
+        self.record.discards = {name: drop_counters(host) for name, host in topology.hosts.items()}
 
     def _begin_first(self, running: dict[str, Running]) -> None:
         """Begin what is there from the beginning, at once, for programs take a while to start on a busy machine."""

@@ -120,7 +120,8 @@ class End:
         def read(netlink: IPRoute) -> bool:
             link = netlink.get_links(self._index(netlink))[0]
             port = (link.get("linkinfo") or {}).get("slave_data") if link.get("master") else None
-            return link.get("operstate") == "UP" and (port is None or port.get("state") == _FORWARDING)
+            # A TAP interface may be up and not know it.
+            return link.get("operstate") in {"UP", "UNKNOWN"} and (port is None or port.get("state") == _FORWARDING)
 
         return self.host.netlink(read)
 

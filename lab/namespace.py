@@ -35,6 +35,7 @@ _INSIDE = "CENTIPEDE_LAB_USER_NAMESPACE"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
+# A program that detached itself is inherited by process 1, which must bury it; with SIGCHLD ignored the kernel does.
 # /proc and /sys are renewed so that they show the inside; where a container forbids that, the outside ones remain.
 _ANCHOR_SCRIPT = """
 set -e
@@ -44,6 +45,7 @@ hostname "$2" 2>/dev/null || true
 mount -t proc proc /proc 2>/dev/null || true
 mount -t sysfs sysfs /sys 2>/dev/null || true
 echo ready
+if env --ignore-signal=CHLD true 2>/dev/null; then exec env --ignore-signal=CHLD cat; fi
 exec cat
 """
 

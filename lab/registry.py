@@ -21,6 +21,8 @@ from lab.namespace import outer_uid
 
 _OWNER = "owner"
 _ANCHOR = "anchor"
+_PATH_BYTES_MAX = 60
+"""Paths of sockets may have 107 bytes, and lie below a host's name of up to 15."""
 
 
 def _boot_id() -> str:
@@ -54,8 +56,9 @@ class RunDirectory:
     """The files of one run of the lab, on record as long as it lives."""
 
     def __init__(self) -> None:
-        # Short, since sockets lie below it and their paths may have 107 bytes.
         self.path = base_directory() / f"{os.getpid()}-{secrets.token_hex(3)}"
+        if len(os.fsencode(self.path)) > _PATH_BYTES_MAX:
+            raise LabError(f"{self.path} is too long a path for sockets below it: set TMPDIR to a shorter one")
         self.path.mkdir(mode=0o700)
         (self.path / _OWNER).write_text(_identity(os.getpid()))
 

@@ -131,6 +131,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     processes: list[ProcessRecord] = []
     states: dict[str, Any] = {}
     """What the tunnel said of itself at each end when all was over."""
+    discards: dict[str, dict[str, int]] = {}
+    """What the kernel of each host discarded in all, by counter; only those that are not 0."""
     judgements: list[Judgement] = []
     verdict: Verdict
     reason: str | None = None
@@ -183,3 +185,7 @@ def schema() -> Mapping[str, Any]:
 
 class _Version(msgspec.Struct):
     schema: int
+
+
+if __name__ == "__main__":  # python -m lab.results > results/schema.json
+    print(msgspec.json.format(msgspec.json.encode(schema()), indent=1).decode())

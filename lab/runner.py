@@ -98,6 +98,7 @@ def execute(run: Run, results: Path, machine: Machine, tell: Callable[[str], Non
         paths=found.record.paths,
         processes=found.record.processes,
         states=found.record.states,
+        discards=found.record.discards,
         judgements=judgements,
         verdict=verdict,
         reason=reason,

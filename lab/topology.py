@@ -27,9 +27,11 @@ from lab.nat import Nat, NatPlan
 from lab.registry import RunDirectory
 
 _BRIDGE = "bridge"
-# What a distribution sets by default must not decide a measurement. Asymmetric paths are allowed; IPv6 addresses, the
-# link-local ones that neighbour discovery needs too, are usable at once.
+# What a distribution sets by default must not decide a measurement. Asymmetric paths are allowed; an address that goes
+# does not take later ones along; IPv6 addresses, also the link-local ones of neighbour discovery, are usable at once.
 _SYSCTLS = {
+    "net.ipv4.conf.all.promote_secondaries": 1,
+    "net.ipv4.conf.default.promote_secondaries": 1,
     "net.ipv4.conf.all.rp_filter": 0,
     "net.ipv4.conf.default.rp_filter": 0,
     "net.ipv6.conf.default.accept_dad": 0,

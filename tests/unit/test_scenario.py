@@ -1,0 +1,226 @@
+"""The model of scenario files: what is refused, with which words, and what is counted off."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
+
+import pytest
+
+from lab import scenario
+from lab.errors import LabError
+from lab.impairment import Impairment
+from lab.timeline import AddressChange, Blackhole, LinkChange
+from lab.topology import RoutePlan
+
+HEAD = """
+title = "A scenario"
+description = "For tests."
+budget_s = 10
+"""
+HOSTS = """
+[[host]]
+name = "left"
+[[host]]
+name = "right"
+"""
+LINK = """
+[[link]]
+name = "one"
+ends = ["left", "right"]
+"""
+TUNNEL = """
+[tunnel]
+left = { host = "left", links = ["one"] }
+right = { host = "right", links = ["one"] }
+"""
+PROBE = """
+[[probe]]
+name = "stream"
+kind = "datagrams"
+duration_s = 1
+"""
+WHOLE = HEAD + HOSTS + LINK + TUNNEL + PROBE
+
+BAD = {
+    "no TOML": ("title = ", "Invalid value"),
+    "unknown key": (HEAD + "colour = 3\n" + WHOLE.removeprefix(HEAD), "unknown field `colour`"),
+    "key that is not of the file": (HEAD + 'name = "x"\n' + WHOLE.removeprefix(HEAD), "unknown field `name`"),
+    "unknown key of a link": (WHOLE.replace('name = "one"', 'name = "one"\nspeed = 3'), "`speed` - at `$.link[0]`"),
+    "unknown key of an impairment": (
+        WHOLE.replace('name = "one"', 'name = "one"\nboth = { lag_ms = 3 }'),
+        "`lag_ms` - at `$.link[0].both`",
+    ),
+    "impairment that means nothing": (
+        WHOLE.replace('name = "one"', 'name = "one"\nboth = { loss = 5.0 }'),
+        "5 % is 0.05",
+    ),
+    "missing key": (WHOLE.replace("budget_s = 10", ""), "missing required field `budget_s`"),
+    "unknown kind of probe": (WHOLE.replace('kind = "datagrams"', 'kind = "smell"'), "Invalid value 'smell'"),
+    "unknown event": (WHOLE + '[[timeline]]\nat = 1\ndo = "dance"\n', "Invalid value 'dance'"),
+    "no event at all": (WHOLE + "[[timeline]]\nat = 1\n", "missing required field `do`"),
+    "two hosts of one name": (WHOLE + '[[host]]\nname = "left"\n', "host 'left' is there twice"),
+    "two links of one name": (WHOLE + LINK, "link 'one' is there twice"),
+    "name too long": (WHOLE.replace('"one"', '"one-two-three-four"'), "at most 15"),
+    "link to nowhere": (WHOLE.replace('["left", "right"]', '["left", "rite"]'), "there is no host 'rite'"),
+    "link to itself": (WHOLE.replace('["left", "right"]', '["left", "left"]'), "joins left to itself"),
+    "address that is none": (
+        WHOLE.replace('name = "one"', 'name = "one"\naddresses = { left = ["10.0.0.300/8"] }'),
+        "'10.0.0.300/8' does not appear to be an IPv4 or IPv6 interface",
+    ),
+    "address of a stranger": (
+        WHOLE.replace('name = "one"', 'name = "one"\naddresses = { middle = ["10.0.0.3/8"] }'),
+        "there is no host 'middle'",
+    ),
+    "tunnel of a stranger": (
+        WHOLE.replace('host = "left"', 'host = "middle"'),
+        "tunnel.left: there is no host 'middle'",
+    ),
+    "tunnel over no link": (WHOLE.replace('links = ["one"] }', "links = [] }", 1), "tunnel.left: no links"),
+    "tunnel over another's link": (
+        WHOLE.replace('links = ["one"] }', 'links = ["two"] }', 1),
+        "link 'two' is not there or does not end at 'left'",
+    ),
+    "end found nowhere": (
+        WHOLE.replace('links = ["one"] }', 'links = ["one"], found = ["nowhere"] }', 1),
+        "tunnel.left.found: 'nowhere' is not ADDRESS:PORT",
+    ),
+    "event on no link": (
+        WHOLE + '[[timeline]]\nat = 1\ndo = "link-down"\nlink = "two"\n',
+        "timeline at 1 (link-down): there is no link 'two'",
+    ),
+    "event on no host": (
+        WHOLE + '[[timeline]]\nat = 1\ndo = "link-down"\nlink = "one"\nhost = "me"\n',
+        "there is no host 'me'",
+    ),
+    "event before the beginning": (
+        WHOLE + '[[timeline]]\nat = -1\ndo = "link-down"\nlink = "one"\n',
+        "before the beginning",
+    ),
+    "rebinding of no NAT": (WHOLE + '[[timeline]]\nat = 1\ndo = "nat-rebind"\nrouter = "left"\n', "left is no NAT"),
+    "route of a stranger": (WHOLE + '[[route]]\nhost = "me"\nvia = "left"\n', "route: there is no host 'me'"),
+    "NAT without an outside": (
+        WHOLE + '[[nat]]\nrouter = "left"\nkind = "symmetric"\noutside = "two"\n',
+        "nat: link 'two' is not there or does not end at 'left'",
+    ),
+    "two probes of one name": (WHOLE + PROBE, "two probes have one name"),
+    "expectation of no probe": (
+        WHOLE + '[[expect]]\nfigure = "steam.lost"\nequals = 0\n',
+        "expect steam.lost: there is no probe 'steam'",
+    ),
+    "expectation of no figure": (
+        WHOLE + '[[expect]]\nfigure = "stream.misplaced"\nequals = 0\n',
+        "a Datagrams probe has planned, sent",
+    ),
+    "expectation without a bound": (WHOLE + '[[expect]]\nfigure = "stream.lost"\n', "give equals, at_least or at_most"),
+    "no time at all": (WHOLE.replace("budget_s = 10", "budget_s = 0"), "budget_s must be greater than 0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_file_that_cannot_be_used_is_refused_in_one_line_that_names_it(case: str) -> None:
+    text, words = BAD[case]
+    with pytest.raises(LabError) as refusal:
+        scenario.parse(text, name="odd")
+    assert str(refusal.value).startswith("scenario odd: ")
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_addresses_are_counted_off_by_network() -> None:
+    text = HEAD + HOSTS + LINK + LINK.replace('"one"', '"two"') + TUNNEL + PROBE
+    addresses = scenario.parse(text, name="x").addresses
+    assert addresses["one", "left"] == (ip_interface("10.1.0.1/24"), ip_interface("fd00:0:0:1::1/64"))
+    assert addresses["two", "right"] == (ip_interface("10.2.0.2/24"), ip_interface("fd00:0:0:2::2/64"))
+
+
+def test_a_switch_and_its_links_are_one_network() -> None:
+    links = LINK.replace('"right"]', '"middle"]') + LINK.replace('"one"', '"two"').replace('"left"', '"middle"')
+    text = (
+        HEAD
+        + HOSTS
+        + '[[host]]\nname = "middle"\nkind = "switch"\n'
+        + links
+        + TUNNEL.replace('host = "right", links = ["one"]', 'host = "right", links = ["two"]')
+    )
+    addresses = scenario.parse(text + PROBE, name="x").addresses
+    assert [str(each) for each in addresses["one", "left"]] == ["10.1.0.1/24", "fd00:0:0:1::1/64"]
+    assert [str(each) for each in addresses["two", "right"]] == ["10.1.0.2/24", "fd00:0:0:1::2/64"]
+    assert addresses["one", "middle"] == addresses["two", "middle"] == ()
+
+
+def test_addresses_that_are_given_are_taken() -> None:
+    text = WHOLE.replace('name = "one"', 'name = "one"\naddresses = { left = ["192.0.2.1/30"] }')
+    addresses = scenario.parse(text, name="x").addresses
+    assert addresses["one", "left"] == (ip_interface("192.0.2.1/30"),)
+    assert addresses["one", "right"][0] == ip_interface("10.1.0.1/24")
+
+
+def test_routes_go_by_names() -> None:
+    links = LINK.replace('"right"]', '"middle"]') + LINK.replace('"one"', '"two"').replace('"left"', '"middle"')
+    tunnel = TUNNEL.replace('host = "right", links = ["one"]', 'host = "right", links = ["two"]')
+    routes = '[[route]]\nhost = "left"\nvia = "middle"\nto = "two"\n[[route]]\nhost = "right"\nvia = "middle"\n'
+    text = HEAD + HOSTS + '[[host]]\nname = "middle"\nkind = "router"\n' + links + routes + tunnel + PROBE
+    assert set(scenario.parse(text, name="x").plan().routes) == {
+        RoutePlan("left", ip_network("10.2.0.0/24"), ip_address("10.1.0.2")),
+        RoutePlan("left", ip_network("fd00:0:0:2::/64"), ip_address("fd00:0:0:1::2")),
+        RoutePlan("right", ip_network("0.0.0.0/0"), ip_address("10.2.0.1")),
+        RoutePlan("right", ip_network("::/0"), ip_address("fd00:0:0:2::1")),
+    }
+
+
+def test_what_one_end_sends_goes_before_what_both_send() -> None:
+    text = WHOLE.replace(
+        'name = "one"', 'name = "one"\nboth = { delay_ms = 5 }\nsends = { right = { rate_bps = 1_000_000 } }'
+    )
+    (link,) = scenario.parse(text, name="x").plan().links
+    assert [end.sends for end in link.ends] == [Impairment(delay_ms=5), Impairment(rate_bps=1_000_000)]
+    assert not link.changing
+
+
+def test_events_are_what_they_are_called() -> None:
+    text = WHOLE + (
+        '[[timeline]]\nat = 1\ndo = "link-change"\nlink = "one"\nchange = { loss = 0.5 }\n'
+        '[[timeline]]\nat = 2\ndo = "blackhole"\nlink = "one"\ntowards = "left"\n'
+        '[[timeline]]\nat = 3\ndo = "address-change"\nlink = "one"\nhost = "left"\naddress = "10.1.0.9/24"\n'
+    )
+    found = scenario.parse(text, name="x")
+    assert [type(event) for event in found.timeline] == [LinkChange, Blackhole, AddressChange]
+    assert [event.title for event in found.timeline][1:] == [
+        "blackhole one left",
+        "address-change one left 10.1.0.9/24 remove",
+    ]
+    (link,) = found.plan().links
+    assert link.changing
+
+
+def test_an_end_is_found_where_the_file_says() -> None:
+    found = scenario.parse(WHOLE, name="x")
+    assert found.end("left").found_at is None
+    hidden = scenario.parse(WHOLE.replace('links = ["one"] }', 'links = ["one"], found = false }', 1), name="x")
+    assert hidden.end("left").found_at == ()
+    elsewhere = WHOLE.replace('links = ["one"] }', 'links = ["one"], found = ["192.0.2.7:5000"] }', 1)
+    assert [str(each) for each in scenario.parse(elsewhere, name="x").end("left").found_at or ()] == ["192.0.2.7:5000"]
+
+
+def test_outer_addresses_are_of_the_ip_version_outside() -> None:
+    found = scenario.parse(WHOLE.replace("[tunnel]", "[tunnel]\nip_version = 6"), name="x")
+    assert [str(each) for each in found.outer("right")] == ["fd00:0:0:1::2"]
+    assert len(found.outer("right", either=True)) == 2
+
+
+def test_the_digest_is_of_the_text() -> None:
+    assert scenario.parse(WHOLE, name="x").digest != scenario.parse(WHOLE + "\n", name="x").digest
+
+
+@pytest.mark.parametrize("path", scenario.every(), ids=lambda path: path.stem)
+def test_scenarios_of_the_project_are_sound_and_in_the_index(path: Path) -> None:
+    found = scenario.load(path)
+    assert found.expect, "a scenario without an expectation shows nothing"
+    assert f"[{found.name}]({path.name})" in (scenario.SCENARIOS / "README.md").read_text()
+
+
+def test_a_scenario_is_found_by_name_or_path_or_not_at_all() -> None:
+    assert scenario.find("two-hosts") == scenario.find(str(scenario.SCENARIOS / "two-hosts.toml"))
+    with pytest.raises(LabError, match="there is no scenario 'nowhere'"):
+        scenario.find("nowhere")
