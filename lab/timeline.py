@@ -11,7 +11,7 @@ import ipaddress
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -38,7 +38,7 @@ class Stage:
         return found.ends if host is None else (found.end(host),)
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do"):
+class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="do"):
     """Something that happens ``at`` so many seconds after traffic may begin."""
 
     at: float
@@ -51,8 +51,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def title(self) -> str:
         """One line for results and charts."""
         fields = msgspec.to_builtins(self)
-        rest = (str(value) for key, value in fields.items() if key not in ("do", "at") and value is not None)
+        rest = (_words(value) for key, value in fields.items() if key not in ("do", "at"))
         return " ".join((fields["do"], *rest))
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key} {_words(each)}" for key, each in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class LinkDown(Event, frozen=True, tag="link-down"):
