@@ -127,7 +127,7 @@ class Node:
     def receive(self, event: Event, now: float, wall_ns: int) -> None:
         """Take one event of the engine. Never raises, whatever a stranger or a peer sent.
 
-        ``now`` is monotonic, ``wall_ns`` nanoseconds since 1970; the latter is not used for events today.
+        ``now`` is monotonic seconds, ``wall_ns`` nanoseconds since 1970.
         """
         self._now = max(self._now, now)
         try:
