@@ -146,7 +146,8 @@ joinable(const struct coalescer *c, const uint8_t *packet, const struct inner *i
 {
 	const uint8_t *l4 = packet + inner->l3_bytes;
 
-	if (inner->version == 4 && inner->l3_bytes != 20)
+	/* IPv4 options stay with their packet; a superpacket gets a new header checksum, which must not hide a wrong one. */
+	if (inner->version == 4 && (inner->l3_bytes != 20 || checksum_fold(checksum_add(0, packet, 20)) != 0xffff))
 		return (false);
 	if (inner->protocol == PROTOCOL_TCP) {
 		/* Anything but plain data, the last of it pushed, stands alone: also CWR, which only a first segment may have. */
