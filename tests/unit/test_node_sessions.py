@@ -15,7 +15,7 @@ from centipede.protocol.status import PathStatus, PeerStatus
 from centipede.protocol.table import SendPlan
 from centipede.protocol.timing import Timing
 from lab.engine_model import InvariantError
-from lab.simulate import PORT, Machine, Nat, Uplink, Weather, World
+from lab.world_model import PORT, Machine, Nat, Uplink, Weather, World
 
 ROUND_TRIP_S = 0.04
 """Of calm weather: two uplinks and two downlinks, 10 ms each."""

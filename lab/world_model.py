@@ -1,0 +1,366 @@
+"""World: two machines with nodes, models of their engines, NATs and weather between them, and a clock that jumps.
+
+For simulated storms (simulate.py) and tests: no sockets, no threads, no waiting; a seed repeats everything exactly.
+The world checks what must hold whatever happens, and raises InvariantError: no packet is delivered twice, no two
+datagrams are sealed with one key and nonce, timers advance.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.identity import Identity
+from centipede.protocol.node import Node, PeerRecord, PeerSpec
+from centipede.protocol.session import BASE_BYTES, is_handshake
+from centipede.protocol.table import Run
+from centipede.protocol.timing import Timing
+from lab.engine_model import EngineModel, InvariantError
+
+_ROUNDS = 3
+_PACKET_BYTES = 100
+_CAPTURED = 500
+_EPOCH_NS = 1_700_000_000 * 10**9
+PORT = 51820
+
+
+class Clock:
+    """Virtual time: actions at moments, done in order."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._actions: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+
+    def at(self, moment: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._actions, (max(moment, self.now), next(self._order), action))
+
+    def run_until(self, moment: float) -> None:
+        while self._actions and self._actions[0][0] <= moment:
+            self.now, _, action = heapq.heappop(self._actions)
+            action()
+        self.now = moment
+
+
+@dataclass(slots=True)
+class Weather:
+    """What one direction of an uplink does to datagrams."""
+
+    delay_s: float = 0.01
+    jitter_s: float = 0.0
+    """Up to this much more, drawn for each datagram, so they overtake each other."""
+    loss: float = 0.0
+    duplicate: float = 0.0
+
+
+class Nat:
+    """A port-restricted or symmetric NAT before one address: who was not written to may not write."""
+
+    def __init__(self, host: str, *, symmetric: bool) -> None:
+        self.host = host
+        self._symmetric = symmetric
+        self._ports = count(20000)
+        self._public: dict[tuple[Endpoint, Endpoint | None], Endpoint] = {}
+        self._inner: dict[Endpoint, Endpoint] = {}
+        self._contacted: set[tuple[Endpoint, Endpoint]] = set()
+
+    def outbound(self, inner: Endpoint, remote: Endpoint) -> Endpoint:
+        key = (inner, remote if self._symmetric else None)
+        public = self._public.get(key)
+        if public is None:
+            public = self._public[key] = Endpoint(self.host, next(self._ports))
+            self._inner[public] = inner
+        self._contacted.add((public, remote))
+        return public
+
+    def inbound(self, public: Endpoint, source: Endpoint) -> Endpoint | None:
+        return self._inner.get(public) if (public, source) in self._contacted else None
+
+    def rebind(self) -> None:
+        """Forget all bindings; what follows gets new ports."""
+        self._public.clear()
+        self._inner.clear()
+        self._contacted.clear()
+
+
+@dataclass(slots=True)
+class Uplink:
+    """An address of a machine, and the weather both ways."""
+
+    local: Endpoint
+    nat: Nat | None = None
+    up: Weather = field(default_factory=Weather)
+    down: Weather = field(default_factory=Weather)
+
+    @property
+    def public_host(self) -> str:
+        return self.nat.host if self.nat else self.local.host
+
+
+class Machine:
+    """A host with a node and an engine; may be restarted."""
+
+    def __init__(
+        self,
+        name: str,
+        seed: bytes,
+        world: World,
+        uplinks: Sequence[Uplink],
+        *,
+        wall_s: float = 0.0,
+        boot_s: float = 0.0,
+        workers: int = 1,
+    ) -> None:
+        """``wall_s`` is how wrong its wall clock is, ``boot_s`` how long it had been up; ``workers`` a power of two."""
+        self.name = name
+        self.identity = Identity.from_seed(seed)
+        self.uplinks = list(uplinks)
+        self.wall_s = wall_s
+        self.spec: PeerSpec | None = None
+        self.endpoints: tuple[Endpoint, ...] = ()
+        self.record: PeerRecord | None = None
+        self.delivered = 0
+        """Packets taken from the engine so far."""
+        self._world = world
+        self._boot_s = boot_s
+        self._run = Run(0, workers.bit_length() - 1)
+        self._timer = float("inf")
+        self._life = 0
+        self._rounds = 0
+        self.start()
+
+    @property
+    def now(self) -> float:
+        return self._world.clock.now + self._boot_s
+
+    def configure(self, spec: PeerSpec, endpoints: Sequence[Endpoint]) -> None:
+        self.spec = spec
+        self.endpoints = tuple(endpoints)
+
+    def start(self) -> None:
+        """Begin a new life of the process, with the record of the one before if there is one."""
+        self._life += 1
+        self._timer = float("inf")
+        self.delivered = 0
+        self.engine = EngineModel(lambda: self.now, self._transmit)
+        self.node = Node(self.identity, run=self._run, timing=self._world.timing, random=self._world.dice.randbytes)
+        if self.spec is not None:
+            self.node.add_peer(self.spec, self.record, self.now)
+            self.node.set_endpoints(self.spec.public_key, self.endpoints, self.now)
+            self.node.set_locals([uplink.local for uplink in self.uplinks], self.now)
+            self._carry_out()
+
+    def restart(self, *, keep_record: bool, bye: bool) -> None:
+        """End the process and begin anew at once."""
+        if bye:
+            self.node.close(self.now)
+            self._carry_out()
+        if not keep_record:
+            self.record = None
+        self.start()
+
+    def stop(self) -> None:
+        """End the process with a bye; nothing is heard of the machine after it."""
+        self.node.close(self.now)
+        self._carry_out()
+        self._life += 1
+        self.uplinks = []
+
+    def reconfigure(self, spec: PeerSpec) -> None:
+        """Change the peer's settings while all goes on."""
+        self.spec = spec
+        self.node.replace_peer(spec, self.now)
+        self._carry_out()
+
+    def move(self, uplinks: Sequence[Uplink]) -> None:
+        """Have other addresses from now on."""
+        self.uplinks = list(uplinks)
+        self.node.set_locals([uplink.local for uplink in self.uplinks], self.now)
+        self._carry_out()
+
+    def send(self, packet: bytes) -> None:
+        self.engine.send_packet(packet)
+        self._step()
+
+    def receive(self, local: Endpoint, remote: Endpoint, data: bytes) -> None:
+        self.engine.receive(local, remote, data)
+        self._step()
+
+    def uplink_of(self, local: Endpoint) -> Uplink | None:
+        return next((uplink for uplink in self.uplinks if uplink.local == local), None)
+
+    def _wall_ns(self) -> int:
+        return _EPOCH_NS + int((self._world.clock.now + self.wall_s) * 1e9)
+
+    def _step(self) -> None:
+        self.node.observe(self.engine.counters())
+        for event in self.engine.take_events():
+            self.node.receive(event, self.now, self._wall_ns())
+        self._carry_out()
+
+    def _handle_timer(self, life: int, due: float) -> None:
+        if life != self._life or due != self._timer:
+            return
+        self._timer = float("inf")
+        now = max(self.now, due)  # the sum of clock and offset may be a rounding error short
+        self.node.observe(self.engine.counters())
+        self.node.handle_timer(now, self._wall_ns())
+        self._carry_out()
+        # What one call did may make something else due at once, but that must come to an end.
+        self._rounds = self._rounds + 1 if self._timer <= now else 0
+        if self._rounds > _ROUNDS:
+            raise InvariantError(f"{self.name}: the timer does not advance beyond {now}")
+
+    def _carry_out(self) -> None:
+        effects = self.node.take_effects()
+        for record in effects.records:
+            self.record = record
+        if effects.table is not None:
+            self.engine.apply(effects.table)
+        for datagram in effects.datagrams:
+            self._transmit(datagram.local, datagram.remote, datagram.data)
+        for line in effects.log:
+            self._world.log.append(f"{self._world.clock.now:9.3f} {self.name} {line.text}")
+        self._collect()
+        if effects.next_timer != self._timer:
+            self._timer = effects.next_timer
+            if self._timer < float("inf"):
+                life, due = self._life, self._timer
+                self._world.clock.at(due - self._boot_s, lambda: self._handle_timer(life, due))
+
+    def _transmit(self, local: Endpoint, remote: Endpoint, data: bytes) -> None:
+        uplink = self.uplink_of(local)
+        if uplink is not None:
+            self._world.transmit(self, uplink, remote, data)
+
+    def _collect(self) -> None:
+        for packet in self.engine.delivered:
+            self.delivered += 1
+            self._world.note_delivered(self.name, packet)
+        self.engine.delivered.clear()
+
+
+class World:
+    """Two machines, the network between them, and the promises that hold whatever happens."""
+
+    def __init__(self, seed: int, timing: Timing) -> None:
+        self.seed = seed
+        self.timing = timing
+        self.dice = random.Random(seed)
+        self.clock = Clock()
+        self.log: list[str] = []
+        self.machines: list[Machine] = []
+        self.sent: dict[tuple[str, int], float] = {}
+        """When each packet was sent, by its receiver and number."""
+        self.received: dict[tuple[str, int], float] = {}
+        self.captured: list[tuple[Endpoint, Endpoint, bytes]] = []
+        self.blocked: set[tuple[str, str]] = set()
+        """Pairs (host, host) of which nothing from the first arrives at the second."""
+        self.watch: Callable[[Machine, Endpoint, Endpoint, bytes], None] | None = None
+        """Sees each datagram that leaves a machine, with its local and remote address."""
+        self._sealed: dict[bytes, bytes] = {}
+        self._numbers = count(1)
+
+    @classmethod
+    def quiet(
+        cls,
+        *,
+        links: tuple[int, int] = (1, 1),
+        timing: Timing | None = None,
+        nat: bool = False,
+        seed: int = 0,
+        **spec: Any,
+    ) -> World:
+        """Machines a and b in calm weather, not started: link i of a is 10.1.i.1, of b 10.2.i.1; a knows b's addresses.
+
+        With ``nat``, a's links are behind port-restricted NATs 192.0.1.i. ``spec`` goes into both :class:`PeerSpec`.
+        """
+        world = cls(seed, timing or Timing())
+        for side, name in ((1, "a"), (2, "b")):
+            uplinks = [
+                Uplink(
+                    Endpoint(f"10.{side}.{link}.1", PORT),
+                    Nat(f"192.0.1.{link}", symmetric=False) if nat and side == 1 else None,
+                )
+                for link in range(1, links[side - 1] + 1)
+            ]
+            world.machines.append(Machine(name, bytes([side]) * 32, world, uplinks))
+        a, b = world.machines
+        a.configure(PeerSpec(b.identity.public, "b", **spec), [uplink.local for uplink in b.uplinks])
+        b.configure(PeerSpec(a.identity.public, "a", **spec), [])
+        return world
+
+    def other(self, machine: Machine) -> Machine:
+        return next(one for one in self.machines if one is not machine)
+
+    def send_packets(self, machine: Machine, interval_s: float, until: float) -> None:
+        """Have a machine send numbered packets from now on."""
+
+        def send() -> None:
+            if self.clock.now < until:
+                number = next(self._numbers)
+                self.sent[self.other(machine).name, number] = self.clock.now
+                machine.send(number.to_bytes(_PACKET_BYTES, "big"))
+                self.clock.at(self.clock.now + interval_s, send)
+
+        self.clock.at(self.clock.now, send)
+
+    def note_delivered(self, name: str, packet: bytes) -> None:
+        key = (name, int.from_bytes(packet, "big"))
+        if key not in self.sent:
+            raise InvariantError(f"{name} was given a packet that nobody sent to it")
+        if key in self.received:
+            raise InvariantError(f"{name} was given packet {key[1]} twice")
+        self.received[key] = self.clock.now
+
+    def transmit(self, machine: Machine, uplink: Uplink, remote: Endpoint, data: bytes) -> None:
+        """A datagram leaves a machine."""
+        if not is_handshake(data):
+            # seq and session base: the base names receiver and key, the bits of seq class, source shard and counter.
+            nonce = data[: 8 + BASE_BYTES]
+            if self._sealed.setdefault(nonce, data) != data:
+                raise InvariantError(f"{machine.name} sealed two datagrams with one key and nonce")
+        if self.watch is not None:
+            self.watch(machine, uplink.local, remote, data)
+        source = uplink.nat.outbound(uplink.local, remote) if uplink.nat else uplink.local
+        if len(self.captured) < _CAPTURED:
+            self.captured.append((source, remote, data))
+        elif self.dice.random() < 0.05:
+            self.captured[self.dice.randrange(_CAPTURED)] = (source, remote, data)
+        self.inject(source, remote, data, uplink.up)
+
+    def inject(self, source: Endpoint, remote: Endpoint, data: bytes, weather: Weather) -> None:
+        """A datagram is on its way, wherever it came from."""
+        for _ in range(2 if self.dice.random() < weather.duplicate else 1):
+            if self.dice.random() >= weather.loss:
+                delay_s = weather.delay_s + weather.jitter_s * self.dice.random()
+                self.clock.at(self.clock.now + delay_s, lambda: self._arrive(source, remote, data))
+
+    def _arrive(self, source: Endpoint, remote: Endpoint, data: bytes) -> None:
+        if (source.host, remote.host) in self.blocked:
+            return
+        for machine in self.machines:
+            for uplink in machine.uplinks:
+                if uplink.public_host == remote.host:
+                    local = uplink.nat.inbound(remote, source) if uplink.nat else remote
+                    if local == uplink.local and self.dice.random() >= uplink.down.loss:
+                        delay_s = uplink.down.delay_s + uplink.down.jitter_s * self.dice.random()
+                        self.clock.at(self.clock.now + delay_s, self._hand_over(machine, local, source, data))
+                    return
+
+    def _hand_over(self, machine: Machine, local: Endpoint, source: Endpoint, data: bytes) -> Callable[[], None]:
+        def hand_over() -> None:
+            if machine.uplink_of(local) is not None:
+                machine.receive(local, source, data)
+
+        return hand_over
+
+    def agree(self) -> bool:
+        """Whether both machines send under one session."""
+        first, second = (machine.engine.session_keys for machine in self.machines)
+        return first is not None and second is not None and first == second[::-1]
