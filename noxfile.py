@@ -34,16 +34,19 @@ def bench(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests, in random order, on all cores. Arguments go to pytest."""
     prepare(session)
-    python(session, "-m", "pytest", "-n", str(len(os.sched_getaffinity(0))), "--dist", "loadgroup", *session.posargs)
+    pytest(session, *session.posargs)
 
 
 @nox.session
 def lab(session: nox.Session) -> None:
-    """Every scenario of the lab once: -- --full for other tunnels and repetitions."""
+    """Every scenario of the lab once, side by side: -- --full for other tunnels and repetitions, one at a time."""
     prepare(session)
     # for the other tunnels; without one of them their runs say so
     session.run(str(ENVIRONMENT / "bin" / "python"), "-m", "lab.setup", external=True, success_codes=[0, 1])
-    python(session, "-m", "lab", "run", "--all", *session.posargs)
+    if session.posargs:
+        python(session, "-m", "lab", "run", "--all", *session.posargs)
+    else:
+        pytest(session, "tests/lab/test_scenarios.py")
 
 
 @nox.session
@@ -51,6 +54,13 @@ def simulate(session: nox.Session) -> None:
     """Simulated storms between nodes, many seeds: -- --seeds 400."""
     prepare(session)
     python(session, "-m", "lab.simulate", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz the C engine's parsers from the committed corpus: -- --seconds N, --grow, TARGET."""
+    prepare(session)
+    python(session, "tests/fuzz/run.py", *session.posargs)
 
 
 @nox.session
@@ -66,6 +76,13 @@ def lint(session: nox.Session) -> None:
 def python(session: nox.Session, *arguments: str) -> None:
     """Run the environment's Python."""
     session.run(str(ENVIRONMENT / "bin" / "python"), *arguments, external=True)
+
+
+def pytest(session: nox.Session, *arguments: str) -> None:
+    """Run tests on all cores, where need be in a user namespace in which they may build networks."""
+    cores = str(len(os.sched_getaffinity(0)))
+    words = [str(ENVIRONMENT / "bin" / "python"), "-m", "pytest", "-n", cores, "--dist", "loadgroup", *arguments]
+    python(session, "-m", "lab", "enter", *words)
 
 
 def prepare(session: nox.Session, *groups: str) -> None:

@@ -114,7 +114,7 @@ def _figure(comparison: Comparison) -> Figure:
     height = 0.46 * number + 1.61
     figure = Figure(figsize=(11.0, height), facecolor="white")
     panels = figure.subplots(1, len(PANELS), sharey=True)
-    figure.subplots_adjust(left=0.22, right=0.985, wspace=0.07, top=1 - 0.5 / height, bottom=1.06 / height)
+    figure.subplots_adjust(left=0.19, right=0.985, wspace=0.07, top=1 - 0.5 / height, bottom=1.06 / height)
     for axes, (measure, title, axis) in zip(panels, PANELS, strict=True):
         _panel(axes, rows(comparison, measure))
         axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", pad=10)

@@ -246,7 +246,7 @@ def render(value: float) -> str:
         return f"{value:,.0f}"
     if magnitude >= 9.995:
         return f"{value:.1f}"
-    return f"{value:.2f}"
+    return f"{value:.2f}" if magnitude >= 0.0995 or not magnitude else f"{value:.3f}"
 
 
 def _samples(comparison: Comparison, contender: str, measure: str, setting: str) -> Iterable[Sample]:

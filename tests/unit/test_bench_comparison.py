@@ -77,6 +77,8 @@ def test_what_was_measured_is_listed_in_the_order_of_tables() -> None:
     ("value", "text"),
     [
         (0.0, "0.00"),
+        (0.0041, "0.004"),
+        (0.0996, "0.10"),
         (0.354, "0.35"),
         (9.994, "9.99"),
         (9.996, "10.0"),
