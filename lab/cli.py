@@ -6,6 +6,7 @@ Owns what users type and read. Must not know how anything is measured.
 from __future__ import annotations
 
 import datetime as dt
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from lab import capabilities, registry, scenario
 from lab.attempt import SIDES, tunnel_end, tunnel_options
 from lab.errors import LabError
 from lab.machine import machine
-from lab.namespace import ensure_privileged
+from lab.namespace import can_make, ensure_privileged, exec_privileged
 from lab.progress import render_seconds
 from lab.results import FILE, RunResult, Verdict, new_directory
 from lab.runner import Run, execute, figures
@@ -190,6 +191,21 @@ def shell(name: str, host_name: str, tunnel: str | None, command: str | None) ->
             if carrier is not None:
                 carrier.down()
     sys.exit(status)
+
+
+@cli.command("enter", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("command", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
+def enter(command: Sequence[str]) -> None:
+    """Run COMMAND as root of a user namespace, so that it may build networks; as it is where it may already.
+
+    Where the machine refuses user namespaces that is said, and the command runs without.
+    """
+    if can_make() is not None:
+        try:
+            exec_privileged(command)
+        except LabError as error:
+            click.echo(f"{error}; going on without", err=True)
+    os.execvp(command[0], list(command))  # noqa: S606 - no shell is wanted
 
 
 @cli.command("clean")

@@ -188,7 +188,7 @@ def test_events_are_what_they_are_called() -> None:
     assert [type(event) for event in found.timeline] == [LinkChange, Blackhole, AddressChange]
     assert [event.title for event in found.timeline][1:] == [
         "blackhole one left",
-        "address-change one left 10.1.0.9/24 remove",
+        "address-change one left 10.1.0.9/24",
     ]
     (link,) = found.plan().links
     assert link.changing
