@@ -172,7 +172,10 @@ def set_queue_length(end: TunnelEnd, name: str, packets: int) -> None:
     """Set the queue length of an interface that its own program has set up."""
 
     def body(netlink: IPRoute) -> None:
-        netlink.link("set", index=netlink.link_lookup(ifname=name)[0], txqlen=packets)
+        found = netlink.link_lookup(ifname=name)
+        if not found:
+            raise LabError(f"{end.host.name} has no interface {name}")
+        netlink.link("set", index=found[0], txqlen=packets)
 
     end.host.netlink(body)
 
