@@ -69,21 +69,21 @@ def draw(comparison: Comparison, directory: Path) -> None:
 def note(comparison: Comparison) -> str:
     """Return where and how it was measured, in one paragraph."""
     machine, conditions = comparison.machine, comparison.conditions
-    versions = [
-        f"{contender.key} {next(iter(contender.version.values()))}"
-        for contender in comparison.contenders
-        if contender.key in ("centipede", RIVAL) and contender.version
-    ]
+    found = {}
+    for contender in comparison.contenders:
+        found.update({name: version for name, version in contender.version.items() if name in ("centipede", RIVAL)})
+    versions = [f"{name} {version}" for name, version in found.items()]
     if "commit" in machine.git:
         versions.append(
             f"commit {machine.git['commit'][:10]}{' with changes' if machine.git['state'] != 'clean' else ''}"
         )
     gigabytes = machine.memory_bytes / 2**30
+    virtual = f" in a virtual machine ({machine.virtualization})" if machine.virtualization not in ("", "none") else ""
     parts = [
         (
             f"{comparison.began_at[:10]}, {machine.host}: {machine.processor or machine.architecture}, "
             f"{machine.cores} cores shared by both ends and the load, {gigabytes:.0f} GiB, "
-            f"{machine.system}, Linux {machine.kernel}"
+            f"{machine.system}, Linux {machine.kernel}{virtual}"
         ),
         ", ".join(versions),
         (

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from lab.guest import in_guest
 from lab.probes.cpu import machine_cpu_seconds
 
 LOAD_PAUSE_S = 0.2
@@ -55,6 +56,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     cores: int
     memory_bytes: int
     virtualization: str
+    """In which virtual machine this is; ``none`` if in none, empty if that is not known."""
     tools: dict[str, str]
     """Versions of the programs and libraries used."""
     git: dict[str, str]
@@ -80,7 +82,7 @@ def machine() -> Machine:
         processor=_first(r"^model name\s*: (.+)$", Path("/proc/cpuinfo")),
         cores=len(os.sched_getaffinity(0)),
         memory_bytes=int(_first(r"^MemTotal:\s*(\d+) kB", Path("/proc/meminfo")) or 0) * 1024,
-        virtualization=_output(["systemd-detect-virt"]).strip(),
+        virtualization=in_guest() or _output(["systemd-detect-virt", "--vm"]).strip(),
         tools=_tools(),
         git=_git(),
     )

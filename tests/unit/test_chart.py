@@ -33,15 +33,8 @@ def test_the_baseline_of_added_latency_is_said_in_words() -> None:
 
 def test_the_note_names_machine_kernel_date_and_versions() -> None:
     note = chart.note(make_comparison())
-    for fact in (
-        "2026-01-02",
-        "Some <Processor>",
-        "2 cores",
-        "Linux 6.1.0",
-        "wireguard-go 1.2",
-        "commit 0123456789",
-        "1420",
-    ):
+    facts = ("2026-01-02", "Some <Processor>", "2 cores", "Linux 6.1.0 in a virtual machine (kvm)", "wireguard-go 1.2")
+    for fact in (*facts, "centipede 1.2", "commit 0123456789", "1420"):
         assert fact in note
 
 
