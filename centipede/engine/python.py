@@ -127,7 +127,6 @@ class _Worker:
         for number, outlet in old.outlets.items():
             if number not in view.outlets:
                 self.drops[DropReason.NO_SESSION] += len(outlet.waiting)
-                outlet.waiting.clear()
         for outlet in view.outlets.values():
             while outlet.plan and outlet.waiting:
                 self._transmit(outlet.plan, outlet.waiting.popleft())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -25,3 +27,18 @@ def make_rig(engine: str) -> Iterator[Callable[..., Rig]]:
             return stack.enter_context(rig(engine, **options))
 
         yield make
+
+
+@pytest.fixture
+def restless_threads() -> Iterator[None]:
+    """Let threads interleave between any two lines: being traced, each line calls a function, and may be left there."""
+
+    def trace(*_: object) -> Any:
+        return trace
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threading.settrace(trace)
+    yield
+    threading.settrace(None)
+    sys.setswitchinterval(interval)

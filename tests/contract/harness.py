@@ -59,15 +59,13 @@ def engine_param(engine: str) -> Any:
 ENGINES = [engine_param("python"), engine_param("native")]
 
 
-def create_engine(
-    engine: str, tun_fds: Sequence[int], *, vnet_hdr: bool = False, offloads: frozenset[str] = frozenset()
-) -> Engine:
-    """Build an engine, not started."""
+def create_engine(engine: str, tun_fds: Sequence[int], **options: Any) -> Engine:
+    """Build an engine, not started. The options are NativeEngine's; TUN packets have no virtio headers unless asked."""
     if engine == "python":
-        assert not vnet_hdr
+        assert not options
         return PythonEngine(tun_fds)
     native = importlib.import_module("centipede.engine.native")
-    created: Engine = native.NativeEngine(tun_fds, vnet_hdr=vnet_hdr, offloads=offloads)
+    created: Engine = native.NativeEngine(tun_fds, **{"vnet_hdr": False, **options})
     return created
 
 
@@ -151,9 +149,12 @@ class Rig:
     TX_BASE = b"to-you"
     RX_BASE = b"to-us!"
 
-    def __init__(self, engine: str, *, workers: int = 1, paths: int = 1, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, engine: str, *, workers: int = 1, paths: int = 1, host: str = "127.0.0.1", **options: Any
+    ) -> None:
+        """``options`` are :func:`create_engine`'s."""
         self.tun = FakeTun(workers)
-        self.engine = create_engine(engine, self.tun.fds)
+        self.engine = create_engine(engine, self.tun.fds, **options)
         self.run = Run(0, (workers - 1).bit_length())
         self.locals: list[Endpoint] = []
         self.remotes: list[End] = []

@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import random
 import socket
-import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 
@@ -24,21 +21,6 @@ from centipede.protocol.table import Resumed, Run
 from centipede.protocol.window import Verdict
 from tests.contract.harness import LOCAL_ADDRESS, PEER_ADDRESS, rig
 from tests.contract.packets import udp
-
-
-@pytest.fixture
-def restless_threads() -> Iterator[None]:
-    """Let threads interleave between any two lines: being traced, each line calls a function, and may be left there."""
-
-    def trace(*_: object) -> Any:
-        return trace
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    threading.settrace(trace)
-    yield
-    threading.settrace(None)
-    sys.setswitchinterval(interval)
 
 
 @pytest.mark.usefixtures("restless_threads")

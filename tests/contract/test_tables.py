@@ -181,6 +181,7 @@ def test_no_packet_is_lost_or_doubled_while_tables_change(make_rig: MakeRig) -> 
     assert not rig.drops()
 
 
+@pytest.mark.usefixtures("restless_threads")
 def test_one_window_for_all_workers(make_rig: MakeRig) -> None:
     """The same datagrams reach four workers at once; each counter is delivered once."""
     rig = make_rig(workers=4)
