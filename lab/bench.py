@@ -219,6 +219,7 @@ def take(
         setting=measurement.setting,
         measure=measurement.measure,
         value=outcome.value if outcome else None,
+        at_least=outcome is not None and outcome.at_least,
         failure=failure,
         load=load,
         cpu=cpu.finish(),

@@ -76,6 +76,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     measure: str
     value: float | None
     """In the measure's base unit (bits/s, datagrams/s, microseconds); None if it failed."""
+    at_least: bool = False
+    """Whether the value is a lower bound: the probe could not ask for more."""
     failure: str = ""
     """Why it failed, in words."""
     load: Load
@@ -208,6 +210,13 @@ def summary(comparison: Comparison, contender: str, measure: str, setting: str =
         return None
     scale = MEASURES[measure].scale
     return Summary(found.median / scale, found.low / scale, found.high / scale, found.number)
+
+
+def at_least(comparison: Comparison, contender: str, measure: str, setting: str = USUAL) -> bool:
+    """Whether a contender's median is a lower bound: one of the values up to it is, and may truly lie above it."""
+    found = [each for each in _samples(comparison, contender, measure, setting) if each.value is not None]
+    ordered = sorted(found, key=lambda each: each.value or 0.0)
+    return any(each.at_least for each in ordered[: len(ordered) // 2 + 1])
 
 
 def absence(comparison: Comparison, contender: str, measure: str, setting: str = USUAL) -> str:

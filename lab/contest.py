@@ -90,6 +90,8 @@ class Outcome:
     detail: msgspec.Struct
     """The probe's whole result."""
     payload_bytes: int = 0
+    at_least: bool = False
+    """Whether the probe, and not the contender, set the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ def rate_search(measure: str, *, duration_s: float) -> Measurement:
     def take(ground: Ground) -> Outcome:
         spec = RateSpec(host=ground.target, duration_s=duration_s)
         result = highest_rate(ground.near, ground.far, spec, ground.directory)
-        return Outcome(result.datagrams_per_s, result)
+        return Outcome(result.datagrams_per_s, result, at_least=result.limited_by_sender)
 
     return Measurement(measure, USUAL, _SEARCH_TRIALS * (duration_s + _SEARCH_TRIAL_OVERHEAD_S), take)
 

@@ -27,6 +27,7 @@ from lab.comparison import (
     Sample,
     Summary,
     absence,
+    at_least,
     measured,
     ratios,
     render,
@@ -55,17 +56,22 @@ class Cell(NamedTuple):
     figure: Summary | None
     ratio: Summary | None
     words: str
+    """Why there is no figure."""
+    bound: str = ""
+    """``≥`` for a figure that is a lower bound."""
+    ratio_bound: str = ""
+    """The same for the ratio."""
 
     @property
     def text(self) -> str:
         """The median, or in words why there is none."""
-        return self.words if self.figure is None else render(self.figure.median)
+        return self.words if self.figure is None else f"{self.bound}{render(self.figure.median)}"
 
     @property
     def short(self) -> str:
         """The same in one word."""
         if self.figure is not None:
-            return render(self.figure.median)
+            return self.text
         return "failed" if self.words.startswith("failed") else "-"
 
     @property
@@ -76,7 +82,12 @@ class Cell(NamedTuple):
     @property
     def ratio_text(self) -> str:
         """The ratio to the rival with its spread, empty where it says nothing."""
-        return "" if self.ratio is None else f"{render(self.ratio.median)}× ({_range(self.ratio)})"
+        return "" if self.ratio is None else f"{self.short_ratio} ({_range(self.ratio)})"
+
+    @property
+    def short_ratio(self) -> str:
+        """The same without the spread."""
+        return "" if self.ratio is None else f"{self.ratio_bound}{render(self.ratio.median)}×"
 
 
 def cell(comparison: Comparison, contender: str, measure: str, setting: str = USUAL) -> Cell:
@@ -87,7 +98,15 @@ def cell(comparison: Comparison, contender: str, measure: str, setting: str = US
     if figure is None:
         return Cell(None, None, absence(comparison, contender, measure, setting))
     related = {} if contender in (BASELINE, RIVAL) else ratios(comparison, contender, measure, setting)
-    return Cell(figure, summarise(related), "")
+    bounds = [at_least(comparison, key, measure, setting) for key in (contender, RIVAL)]
+    return Cell(
+        figure,
+        summarise(related),
+        "",
+        "≥" if bounds[0] else "",
+        # with a rival that could do more than was asked, the ratio is neither a lower nor an upper bound
+        "≥" if bounds == [True, False] else "",
+    )
 
 
 def render_table(comparison: Comparison) -> Group:
@@ -102,8 +121,7 @@ def render_table(comparison: Comparison) -> Group:
         cells = [cell(comparison, contender.key, measure) for measure in shown]
         table.add_row(contender.label, *(Text(each.short, style="bold") for each in cells))
         if any(each.ratio for each in cells):
-            related = ("" if each.ratio is None else f"{render(each.ratio.median)}×" for each in cells)
-            table.add_row(f"  × {RIVAL}", *related, style="dim")
+            table.add_row(f"  × {RIVAL}", *(each.short_ratio for each in cells), style="dim")
     reasons = [
         f"{contender.label}: {reason}"
         for contender in comparison.contenders

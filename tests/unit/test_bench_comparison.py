@@ -44,6 +44,15 @@ def test_cpu_per_gigabyte_is_of_both_ends_and_of_none_without_processes() -> Non
 
 
 @pytest.mark.parametrize(
+    ("bounded", "expected"), [(set(), False), ({6e9}, True), ({8e9}, True), ({10e9}, False), ({6e9, 10e9}, True)]
+)
+def test_a_bound_at_or_below_the_median_makes_it_a_bound(bounded: set[float], expected: bool) -> None:
+    made = make_comparison()
+    made.samples = [msgspec.structs.replace(each, at_least=each.value in bounded) for each in made.samples]
+    assert comparison.at_least(made, "centipede", "tcp-1") is expected
+
+
+@pytest.mark.parametrize(
     ("contender", "measure", "words"),
     [
         ("wireguard-kernel", "tcp-1", "this kernel has no WireGuard"),

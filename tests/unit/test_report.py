@@ -6,10 +6,11 @@ import io
 import re
 from html.parser import HTMLParser
 
+import msgspec
 from rich.console import Console
 
 from lab.comparison import NO_TRAINS, Contender
-from lab.report import render_report, render_table
+from lab.report import cell, render_report, render_table
 from tests.unit.comparisons import FIGURES, KERNEL, make_comparison, sample
 
 SVG = '<?xml version="1.0"?>\n<!DOCTYPE svg>\n<svg id="chart"></svg>'
@@ -86,3 +87,16 @@ def test_the_table_has_ratios_below_the_figures_and_reasons_below_the_table() ->
     assert lines[own + 1].startswith("× wireguard-go")
     assert "3.00×" in lines[own + 1]
     assert "Kernel WireGuard: this kernel has no WireGuard" in lines
+
+
+def test_a_lower_bound_is_marked_and_its_ratio_too_unless_the_rivals_is_one() -> None:
+    made = make_comparison()
+
+    def bound(*keys: str) -> tuple[str, str]:
+        made.samples = [msgspec.structs.replace(each, at_least=each.contender in keys) for each in made.samples]
+        found = cell(made, "centipede", "tcp-1")
+        return found.text, found.short_ratio
+
+    assert bound() == ("8.00", "3.00×")
+    assert bound("centipede") == ("≥8.00", "≥3.00×")
+    assert bound("centipede", "wireguard-go") == ("≥8.00", "3.00×")
