@@ -26,6 +26,7 @@ from cffi import FFI
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(__file__).resolve().parent / "csrc"
+DROPS = SOURCE.parents[1] / "protocol" / "drops.py"
 MODULE = "centipede.engine._native"
 
 STANDARD = ("-std=gnu11", "-D_GNU_SOURCE")
@@ -46,7 +47,7 @@ def sources() -> list[Path]:
 
 def drop_macros() -> list[tuple[str, str]]:
     """``DROP_NO_ROUTE`` and the like, from the one list of reasons, so that C cannot diverge from it."""
-    reasons: type[IntEnum] = runpy.run_path(str(SOURCE.parents[1] / "protocol" / "drops.py"))["DropReason"]
+    reasons: type[IntEnum] = runpy.run_path(str(DROPS))["DropReason"]
     macros = [(f"DROP_{reason.name}", str(int(reason))) for reason in reasons]
     return [*macros, ("DROP_REASONS", str(max(reasons) + 1))]
 
@@ -70,7 +71,7 @@ def builder(compile_args: Sequence[str] = (), link_args: Sequence[str] = ()) -> 
         MODULE,
         '#include "engine.h"',
         sources=[os.path.relpath(source, ROOT) for source in sources()],
-        depends=[os.path.relpath(header, ROOT) for header in sorted(SOURCE.glob("*.h"))],
+        depends=[os.path.relpath(path, ROOT) for path in (*sorted(SOURCE.glob("*.h")), DROPS, Path(__file__))],
         include_dirs=[str(SOURCE)],
         define_macros=drop_macros(),
         libraries=list(LIBRARIES),

@@ -81,13 +81,16 @@ Aead = Literal["best", "ipsec-mb", "libcrypto"]
 def _load() -> ModuleType | str:
     """The extension, or why it cannot be had."""
     try:
-        return import_module("centipede.engine._native")
+        module = import_module("centipede.engine._native")
     except ModuleNotFoundError:
         if _REASON_FILE.exists():
             return f"it was not built, because {_REASON_FILE.read_text().strip()}"
         return "it was not built"
     except ImportError as error:
         return f"it cannot be loaded: {error}"
+    if module.lib.engine_drop_reasons() != len(DropReason):
+        return "it was built from another version: build it again (pip install)"
+    return module
 
 
 _loaded = _load()

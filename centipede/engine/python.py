@@ -38,11 +38,11 @@ from centipede.engine.sockets import (
     socket_address,
     tun_drop_reason,
 )
-from centipede.engine.view import Inlet, Once, Outlet, Plan, State, View, empty_view
+from centipede.engine.view import Hop, Inlet, Once, Outlet, Plan, State, View, choose_lane, empty_view
 from centipede.protocol.counters import EngineCounters
 from centipede.protocol.drops import DropReason
 from centipede.protocol.endpoint import Endpoint
-from centipede.protocol.inner import finish_inner, read_inner
+from centipede.protocol.inner import finish_inner, is_urgent, read_inner
 from centipede.protocol.session import COUNTER_LIMIT, Header, is_handshake, parse_header
 from centipede.protocol.table import Datagram, Event, FirstData, ForwardingTable, NewRemote, Resumed
 from centipede.protocol.window import Verdict
@@ -187,14 +187,19 @@ class _Worker:
             self._tell(DropReason.EVENT_RING_FULL, Resumed(outlet.number, now))
 
     def _transmit(self, plan: Plan, packet: bytes) -> None:
-        """Seal a packet once and send the same bytes on each path of the plan."""
+        """Seal a packet once and send the same bytes on each path it goes to by the plan."""
         counter = plan.counter.next
         if counter >= COUNTER_LIMIT:
             self.drops[DropReason.COUNTER_LIMIT] += 1
             return
         plan.counter.next = counter + 1  # before use: a counter may be wasted, never repeated
         datagram = plan.sealer.seal(counter, source=plan.source, base=plan.base, shard=plan.shard, plaintext=packet)
-        for sock, address, traffic in plan.hops:
+        hops: tuple[Hop, ...] = plan.hops
+        if plan.urgent and is_urgent(packet):
+            hops = plan.urgent
+        elif plan.lanes:
+            hops = choose_lane(plan.lanes, len(datagram), self._clock()).hops
+        for sock, address, traffic in hops:
             if sock is None:
                 self.drops[DropReason.SEND_UNREACHABLE] += 1
                 continue

@@ -116,10 +116,12 @@ class Traffic:
 class Path:
     """What is kept for a path number: its traffic, counted by each worker apart."""
 
-    __slots__ = ("traffic",)
+    __slots__ = ("busy_until", "traffic")
 
     def __init__(self, workers: int) -> None:
         self.traffic = [Traffic() for _ in range(workers)]
+        self.busy_until = 0.0
+        """As a lane. All workers write it; an estimate does not suffer from a lost update."""
 
     def received(self) -> int:
         return sum(part.rx_packets for part in self.traffic)
@@ -146,6 +148,34 @@ class Hop(NamedTuple):
     traffic: Traffic
 
 
+class Lane(NamedTuple):
+    """One lane of a plan."""
+
+    hops: tuple[Hop]
+    path: Path
+    rate_bytes_per_s: int
+    delay_s: float
+
+
+LANE_BACKLOG_S = 0.1
+"""All lanes busy for longer than this are given more than they take: their busy times are cut by the same amount."""
+
+
+def choose_lane(lanes: Sequence[Lane], size_bytes: int, now: float) -> Lane:
+    """The lane that delivers a datagram first; it is busy with it from now on."""
+    chosen, until, arrival = lanes[0], 0.0, float("inf")
+    for lane in lanes:
+        free = max(lane.path.busy_until, now) + size_bytes / lane.rate_bytes_per_s
+        if free + lane.delay_s < arrival:
+            chosen, until, arrival = lane, free, free + lane.delay_s
+    chosen.path.busy_until = until
+    excess = min(lane.path.busy_until for lane in lanes) - now - LANE_BACKLOG_S
+    if excess > 0:
+        for lane in lanes:
+            lane.path.busy_until -= excess
+    return chosen
+
+
 class Plan(NamedTuple):
     """A SendPlan."""
 
@@ -155,6 +185,8 @@ class Plan(NamedTuple):
     base: bytes
     shard: int
     hops: tuple[Hop, ...]
+    urgent: tuple[Hop, ...]
+    lanes: tuple[Lane, ...]
 
 
 class Outlet(NamedTuple):
@@ -277,17 +309,29 @@ class State:
     def _plan(self, plan: SendPlan, sockets: Mapping[Endpoint, socket.socket], worker: int) -> Plan:
         session = self._sessions[plan.session]
         session.sealer = session.sealer or Sealer(plan.key)
-        hops = []
-        for path in plan.paths[: plan.copies]:
+
+        def hop(path: TablePath) -> Hop:
             address = _address(path)
             traffic = self.paths[path.path].traffic[worker]
-            hops.append(Hop(sockets.get(path.local) if address else None, address or ("", 0), traffic))
-        source, shard = self._table.run.shard_of(worker), plan.run.shard_of(worker)
-        return Plan(session.sealer, session.counters[worker], source, plan.base, shard, tuple(hops))
+            return Hop(sockets.get(path.local) if address else None, address or ("", 0), traffic)
+
+        return Plan(
+            sealer=session.sealer,
+            counter=session.counters[worker],
+            source=self._table.run.shard_of(worker),
+            base=plan.base,
+            shard=plan.run.shard_of(worker),
+            hops=tuple(hop(path) for path in plan.paths[: plan.copies]),
+            urgent=tuple(hop(path) for path in plan.urgent),
+            lanes=tuple(
+                Lane((hop(lane.path),), self.paths[lane.path.path], lane.rate_bytes_per_s, lane.delay_s)
+                for lane in plan.lanes
+            ),
+        )
 
 
 def _paths_of(peer: TablePeer) -> tuple[TablePath, ...]:
-    return peer.paths + (peer.plan.paths if peer.plan else ())
+    return peer.paths + (peer.plan.listed if peer.plan else ())
 
 
 def _address(path: TablePath) -> SocketAddress | None:

@@ -323,6 +323,12 @@ engine_events(struct engine *e, uint8_t *buffer, size_t buffer_bytes)
 }
 
 size_t
+engine_drop_reasons(void)
+{
+	return (DROP_REASONS);
+}
+
+size_t
 engine_drops(const struct engine *e, uint64_t *drops, size_t count)
 {
 	unsigned i;

@@ -181,6 +181,8 @@ int	 engine_event_fd(const struct engine *);
 /* Move whole events into the buffer and say how many bytes they took; 0 when none is left. */
 size_t	 engine_events(struct engine *, uint8_t *buffer, size_t buffer_bytes);
 
+/* How many drop reasons there were when this was compiled. */
+size_t	 engine_drop_reasons(void);
 /* Each fills at most `count` elements and says how many there are. */
 size_t	 engine_drops(const struct engine *, uint64_t *drops, size_t count);
 size_t	 engine_path_counters(const struct engine *, struct engine_path_counters *, size_t count);
