@@ -33,6 +33,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     bound: str
     found: float | None
     """None: there is no such figure in the result."""
+    met: bool = False
+    """Whether the figure keeps the bounds, whomever they bind."""
     outcome: Outcome
 
 
@@ -70,7 +72,7 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             and (self.at_most is None or found <= self.at_most)
         )
         outcome = Outcome.MEASURED if not self.binds(tunnel) else Outcome.MET if met else Outcome.MISSED
-        return Judgement(figure=self.figure, bound=self.bound, found=found, outcome=outcome)
+        return Judgement(figure=self.figure, bound=self.bound, found=found, met=met, outcome=outcome)
 
     def problems(self, measurements: Mapping[str, Measurement]) -> Iterator[str]:
         """Yield what is wrong with it, given the probes of the scenario."""
