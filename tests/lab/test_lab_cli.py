@@ -90,7 +90,8 @@ def test_a_run_tells_and_writes_what_it_found(brief: Path, tmp_path: Path) -> No
     assert "[2/2] brief through plain, repetition 2" in done.stderr
     first, second = json.loads(done.stdout)
     assert (first["verdict"], second["repetition"]) == ("passed", 2)
-    assert first["judgements"] == [{"figure": "stream.lost", "bound": "= 0", "found": 0.0, "outcome": "met"}]
+    (judgement,) = first["judgements"]
+    assert {"figure": "stream.lost", "bound": "= 0", "found": 0.0, "outcome": "met"}.items() <= judgement.items()
     assert Path(first["result"]) == tmp_path / "results" / "brief" / "plain" / "1" / "result.json"
     assert (tmp_path / "results" / "brief" / "plain" / "2" / "one.pcap").stat().st_size > 1000
 
