@@ -35,6 +35,11 @@ class Accelerator(enum.Enum):
         return "emulated (TCG)" if self is Accelerator.TCG else "virtual machine (KVM)"
 
     @property
+    def slowness(self) -> float:
+        """How many times slower than a common machine the guest is taken to be, for deadlines and loads."""
+        return 10.0 if self is Accelerator.TCG else 1.0
+
+    @property
     def options(self) -> tuple[str, ...]:
         """QEMU's options."""
         if self is Accelerator.KVM:

@@ -29,6 +29,7 @@ from lab.machine import sysctls
 from lab.measurement import Ground, Measurement, Running, flatten
 from lab.observer import Observer
 from lab.offloads import features
+from lab.pace import slowness
 from lab.process import Process
 from lab.results import EventRecord, InterfaceFacts, LinkFacts, ProbeRecord, ProcessRecord
 from lab.scenario import INNER, Scenario, Side
@@ -209,7 +210,7 @@ class Attempt:
         self._check_lateness(event.title, event.at, began_s)
 
     def _check_lateness(self, what: str, planned_s: float, began_s: float) -> None:
-        if began_s - planned_s > _LATE_S:
+        if began_s - planned_s > _LATE_S * slowness():
             self.record.void.append(f"{what} came {began_s - planned_s:.1f} s late")
 
     def _programs(self, topology: Topology) -> list[tuple[Process, str]]:

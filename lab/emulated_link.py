@@ -32,6 +32,7 @@ from lab.emulator import (
 )
 from lab.errors import LabError
 from lab.impairment import Change, Impairment
+from lab.pace import slowness
 from lab.process import Process
 
 _START_S = 10.0
@@ -155,6 +156,7 @@ class EmulatedLink:
 
     def _ask_locked(self, request: Request, deadline_s: float) -> Reply:
         gone = LabError(f"the emulator of link {self.name} is gone")
+        deadline_s *= slowness()
         try:
             self._control.settimeout(deadline_s)
             with contextlib.suppress(BrokenPipeError, ConnectionError):

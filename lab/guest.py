@@ -29,6 +29,7 @@ from lab import initramfs
 from lab.accelerator import Accelerator, Choice, choose
 from lab.errors import LabError, NotReadyError
 from lab.guest_kernel import GuestKernel, guest_kernel
+from lab.pace import VARIABLE as SLOWNESS
 from lab.process import Process, wait_until
 from lab.registry import RunDirectory
 from lab.setup import cache_directory
@@ -45,6 +46,7 @@ _KVM_LIMIT_S = 15.0
 """How long a guest may take to show that KVM works; a second or two where it does."""
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "XDG_CACHE_HOME", "LANG", "LC_ALL", "TERM", "USER", "LOGNAME")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_QEMU_LOG = "qemu"
 _CONSOLE_LINES = 16
 _ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[c78=>])|\r")
 _PANIC = re.compile(r"Kernel panic|guest: |BUG: |Out of memory")
@@ -116,24 +118,23 @@ class Guest:
     ) -> GuestRun:
         """Run a command in a fresh guest, in this process's working directory, and return when the guest has ended.
 
-        ``out`` is an existing, empty directory that the command can write to; besides what it writes there are then
-        the files ``stdout``, ``stderr``, ``status`` and ``console``. What the command says is also copied to the
-        descriptors ``stdout`` and ``stderr`` as it comes; ``tell`` gets lines of progress. Raises GuestError for a
-        guest that cannot be started, ends without the command's exit status, or takes longer than ``limit_s``.
+        ``out`` is an existing directory that the command can write to, under the same path; in its subdirectory
+        ``guest``, which must not exist yet, there are then the files ``stdout``, ``stderr``, ``status`` and
+        ``console``. What the command says is also copied to the descriptors ``stdout`` and ``stderr`` as it comes;
+        ``tell`` gets lines of progress. Raises GuestError for a guest that cannot be started, ends without the
+        command's exit status, or takes longer than ``limit_s``.
         """
-        console = out / "console"
-        self._prepare(argv, out, environment or {})
-        pumps = [
-            _Pump(out / name, target) for name, target in (("stdout", stdout), ("stderr", stderr)) if target is not None
-        ]
-        with self._started(out, ("-serial", f"file:{console}"), stdin=subprocess.DEVNULL) as process:
+        files = self._prepare(argv, out, environment or {})
+        console = files / "console"
+        pumps = [_Pump(files / name, to) for name, to in (("stdout", stdout), ("stderr", stderr)) if to is not None]
+        with self._started(out, ("-serial", f"file:{_escaped(console)}"), stdin=subprocess.DEVNULL) as process:
             began = time.monotonic()
             tell(f"guest: starting {self}")
             boot_s = None
 
             def ended() -> bool:
                 nonlocal boot_s
-                if boot_s is None and (out / "started").exists():
+                if boot_s is None and (files / "started").exists():
                     boot_s = time.monotonic() - began
                     tell(f"guest: the command began after {boot_s:.1f} s")
                 over = not process.running
@@ -148,31 +149,59 @@ class Guest:
                     f"the guest did not come to its end within {limit_s:g} s{console_end(console)}"
                 ) from None
             seconds = time.monotonic() - began
-        status = self._status(out, console)
+        status = _status(files)
         tell(f"guest: the command ended with {status}, the guest after {seconds:.1f} s")
         return GuestRun(status, boot_s or seconds, seconds)
 
     def shell(self, argv: Sequence[str], *, out: Path) -> int:
         """Run a program on this process's terminal, which becomes the guest's, and return its exit status.
 
-        Takes as long as it takes. Raises GuestError for a guest that ended without the exit status.
+        ``out`` is as for ``run``. Takes as long as it takes. Raises GuestError for a guest that cannot be started or
+        ends without the exit status.
         """
-        (out / "interactive").touch()
         size = shutil.get_terminal_size()
-        command = ["sh", "-c", f'stty rows {size.lines} cols {size.columns}; exec "$@"', "sh", *argv]
-        self._prepare(command, out, {})
+        files = self._prepare(
+            ["sh", "-c", f'stty rows {size.lines} cols {size.columns}; exec "$@"', "sh", *argv], out, {}
+        )
+        (files / "interactive").touch()
         serial = ("-chardev", "stdio,id=terminal,signal=off", "-serial", "chardev:terminal")
         with _terminal_restored(), self._started(out, serial, stdin=None) as process:
             wait_until(lambda: not process.running, timeout_s=float("inf"), what="the end of the guest")
-        return self._status(out, None)
+        return _status(files)
+
+    def _prepare(self, argv: Sequence[str], out: Path, environment: Mapping[str, str]) -> Path:
+        """Write what /init looks for, and return the directory of it."""
+        files = out / initramfs.FILES
+        try:
+            files.mkdir()
+        except FileExistsError:
+            raise GuestError(f"{files} is there already: a guest's results want a directory of their own") from None
+        settings = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+        settings |= {
+            "TMPDIR": str(initramfs.TEMPORARY),
+            IN_GUEST: "1",
+            DESCRIPTION: str(self),
+            SLOWNESS: f"{self.accelerator.slowness:g}",
+            **environment,
+        }
+        own = shlex.quote(str(out.resolve()))
+        lines = [
+            f"PATH={_SYSTEM_PATH}",
+            f"mkdir -p {own} && mount --bind {initramfs.OUT} {own} || exit 125",
+            f"cd {shlex.quote(str(Path.cwd()))} || exit 125",
+            shlex.join(["exec", "env", "-i", *(f"{name}={value}" for name, value in settings.items()), *argv]),
+        ]
+        (files / "command").write_text("\n".join(lines) + "\n")
+        (files / "modules").write_text(str(self.kernel.modules_root.resolve()))
+        return files
 
     @contextmanager
     def _started(self, out: Path, serial: Sequence[str], *, stdin: int | None) -> Iterator[Process]:
         """Start QEMU, and end it with the context if it has not ended by itself."""
-        refusal = qemu_refusal()
-        if refusal is not None:
-            raise GuestError(refusal)
-        log = out / "qemu"
+        reason = qemu_refusal()
+        if reason is not None:
+            raise GuestError(f"no guest here: {reason}")
+        log = out / initramfs.FILES / _QEMU_LOG
         with closing(RunDirectory()) as scratch, log.open("wb") as errors:
             initrd = scratch.path / "initramfs"
             initrd.write_bytes(initramfs.build(self.kernel.busybox_program, self.kernel.modules))
@@ -193,7 +222,7 @@ class Guest:
 
     def _options(self, initrd: Path, out: Path) -> list[str]:
         # Warnings may tell what led to a panic, but are none of the business of somebody at a shell.
-        level = 1 if (out / "interactive").exists() else 5
+        level = 1 if (out / initramfs.FILES / "interactive").exists() else 5
         append = f"console=ttyS0 loglevel={level} panic=-1 oops=panic reboot=t mitigations=off"
         if self.accelerator is Accelerator.TCG:
             append += " tsc=reliable"
@@ -202,32 +231,9 @@ class Guest:
             *self.accelerator.options,
             *("-smp", str(self._processors), "-m", f"{self._memory_mib}M"),
             *("-kernel", str(self.kernel.image), "-initrd", str(initrd), "-append", append),
-            *_share("/", initramfs.HOST_TAG, "readonly=on,multidevs=remap"),
-            *_share(str(out.resolve()), initramfs.OUT_TAG, "multidevs=remap"),
+            *_share(Path("/"), initramfs.HOST_TAG, "readonly=on,multidevs=remap"),
+            *_share(out.resolve(), initramfs.OUT_TAG, "multidevs=remap"),
         ]
-
-    def _prepare(self, argv: Sequence[str], out: Path, environment: Mapping[str, str]) -> None:
-        """Write what /init looks for: the command, and where the modules are."""
-        settings = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
-        settings |= {"TMPDIR": str(initramfs.TEMPORARY), IN_GUEST: "1", DESCRIPTION: str(self), **environment}
-        own = shlex.quote(str(out.resolve()))
-        lines = [
-            f"PATH={_SYSTEM_PATH}",
-            f"mkdir -p {own} && mount --bind {initramfs.OUT} {own} || exit 125",
-            f"cd {shlex.quote(str(Path.cwd()))} || exit 125",
-            shlex.join(["exec", "env", "-i", *(f"{name}={value}" for name, value in settings.items()), *argv]),
-        ]
-        (out / "command").write_text("\n".join(lines) + "\n")
-        (out / "modules").write_text(str(self.kernel.modules_root.resolve()))
-
-    def _status(self, out: Path, console: Path | None) -> int:
-        try:
-            return int((out / "status").read_text())
-        except (OSError, ValueError):
-            said = (out / "qemu").read_text(errors="replace").strip()
-            words = f": QEMU says: {said.splitlines()[-1]}" if said else ""
-            end = "" if console is None else console_end(console)
-            raise GuestError(f"the guest ended without the command's exit status{words}{end}") from None
 
 
 def refusal() -> str | None:
@@ -257,9 +263,7 @@ def accelerator(kernel: GuestKernel) -> Choice:
 
     def trial() -> None:
         with closing(RunDirectory()) as scratch:
-            out = scratch.path / "out"
-            out.mkdir()
-            Guest(kernel, Accelerator.KVM).run(["true"], out=out, limit_s=_KVM_LIMIT_S)
+            Guest(kernel, Accelerator.KVM).run(["true"], out=scratch.path, limit_s=_KVM_LIMIT_S)
 
     return choose(f"{kernel.release} {kernel.version}", cache_directory(), trial)
 
@@ -285,8 +289,8 @@ def console_end(console: Path) -> str:
     """Return the last lines of a console as an addition to a message, what a panic said first among them."""
     try:
         text = _ESCAPES.sub("", console.read_text(errors="replace"))
-    except OSError:
-        text = ""
+    except FileNotFoundError:
+        return ""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     if not lines:
         return "; its console is empty"
@@ -294,10 +298,25 @@ def console_end(console: Path) -> str:
     return "\n".join(["; the end of its console:", *(f"  {line}" for line in [*told, *lines[-_CONSOLE_LINES:]])])
 
 
-def _share(path: str, tag: str, options: str) -> tuple[str, ...]:
-    escaped = path.replace(",", ",,")
+def _status(files: Path) -> int:
+    """Return the command's exit status. Raises GuestError if the guest has not left one."""
+    try:
+        return int((files / "status").read_text())
+    except (OSError, ValueError):
+        said = (files / _QEMU_LOG).read_text(errors="replace").strip()
+        words = f": QEMU says: {said.splitlines()[-1]}" if said else ""
+        raise GuestError(
+            f"the guest ended without the command's exit status{words}{console_end(files / 'console')}"
+        ) from None
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace(",", ",,")
+
+
+def _share(path: Path, tag: str, options: str) -> tuple[str, ...]:
     return (
-        *("-fsdev", f"local,id={tag},path={escaped},security_model=none,{options}"),
+        *("-fsdev", f"local,id={tag},path={_escaped(path)},security_model=none,{options}"),
         *("-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"),
     )
 

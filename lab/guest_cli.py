@@ -11,14 +11,13 @@ import click
 
 from lab import guest_kernel
 from lab.accelerator import Accelerator
-from lab.errors import LabError
 from lab.guest import LIMIT_S, MEMORY_MIB, Guest, accelerator, available
 from lab.registry import RunDirectory
 
 _out = click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Directory the command can write to, under this very path; must be new or empty. What it says goes there too.",
+    help="Directory the command can write to, under this very path. What it says goes to guest/ there.",
 )
 _memory = click.option("--memory", type=click.IntRange(256), default=MEMORY_MIB, show_default=True, metavar="MIB")
 _processors = click.option("--processors", type=click.IntRange(1, 64), help="By default as many as here, at most 4.")
@@ -103,11 +102,7 @@ def _directory(out: Path | None) -> Iterator[Path]:
     """The directory of a guest's command and results: the user's own, or one that goes with it."""
     if out is None:
         with closing(RunDirectory()) as scratch:
-            directory = scratch.path / "out"
-            directory.mkdir()
-            yield directory
+            yield scratch.path
         return
     out.mkdir(parents=True, exist_ok=True)
-    if any(out.iterdir()):
-        raise LabError(f"{out} is not empty: a guest's results want a directory of their own")
     yield out

@@ -20,6 +20,7 @@ from pyroute2 import IPRoute
 
 from lab.errors import LabError
 from lab.namespace import Namespaces
+from lab.pace import slowness
 from lab.process import Process
 
 _T = TypeVar("_T")
@@ -120,8 +121,10 @@ class Host:
     ) -> subprocess.CompletedProcess[str]:
         """Run a program to its end and return its output as text.
 
-        Raises LabError if it is missing, outlives ``timeout_s`` or, with ``check``, ends with another status than 0.
+        ``timeout_s`` is stretched by this machine's slowness. Raises LabError if the program is missing, outlives it
+        or, with ``check``, ends with another status than 0.
         """
+        timeout_s *= slowness()
         words = [str(word) for word in argv]
         popen = self._popen(
             words,

@@ -6,11 +6,12 @@ what the guest is to do lies in the directory that it mounts. Invariant: equal i
 What ``/init`` makes:
 
     /          the host's root, read-only over 9p, under an overlay whose writes are kept in memory and lost
-    /guest/out the one directory whose files stay, over 9p; /init runs the script ``command`` in it
+    /guest/out the one directory whose files stay, over 9p
     /guest/tmp memory
 
-It writes ``started`` just before the script runs, then the script's ``stdout``, ``stderr`` and, last and in one step,
-``status``. Without the file ``status`` the guest has not come to its end.
+In that directory's subdirectory ``guest`` it finds the script ``command``, and the file ``modules`` with the path of
+the modules on the host. It writes ``started`` there just before the script runs, then the script's ``stdout``,
+``stderr`` and, last and in one step, ``status``. Without the file ``status`` the guest has not come to its end.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ HOST_TAG = "host"
 OUT_TAG = "out"
 OUT = Path("/guest/out")
 """Where the guest sees the directory of its command and results."""
+FILES = "guest"
+"""Its subdirectory for what concerns the guest itself."""
 TEMPORARY = Path("/guest/tmp")
 BOOT_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 """What is loaded before anything else, besides what these depend on."""
@@ -49,7 +52,7 @@ must mount -t 9p -o trans=virtio,version=9p2000.L,cache=none,msize=512000 {out} 
 must mount -t tmpfs -o mode=755 rw /rw
 must mkdir /rw/upper /rw/work
 must mount -t overlay -o lowerdir=/ro,upperdir=/rw/upper,workdir=/rw/work root /new
-must mount --bind "/ro$(cat /out/modules)" /lib/modules
+must mount --bind "/ro$(cat {files}/modules)" /lib/modules
 for module in {later}; do
     must modprobe "$module"
 done
@@ -74,15 +77,15 @@ ip link set lo up
 cd /new
 must mount --move /new /
 
-: >/out/started
-if [ -e /out/interactive ]; then
-    setsid -c chroot . /bin/sh {out_directory}/command </dev/ttyS0 >/dev/ttyS0 2>&1
+: >{files}/started
+if [ -e {files}/interactive ]; then
+    setsid -c chroot . /bin/sh {command} </dev/ttyS0 >/dev/ttyS0 2>&1
 else
-    chroot . /bin/sh {out_directory}/command </dev/null >/out/stdout 2>/out/stderr
+    chroot . /bin/sh {command} </dev/null >{files}/stdout 2>{files}/stderr
 fi
-echo $? >/out/status.partial
+echo $? >{files}/status.partial
 sync
-mv /out/status.partial /out/status
+mv {files}/status.partial {files}/status
 poweroff -f
 """
 
@@ -114,7 +117,13 @@ def build(busybox: Path, modules: Path) -> bytes:
     for number, path in enumerate(load_order(BOOT_MODULES, modules)):
         files[f"modules/{number:03}-{Path(path).name}"] = (stat.S_IFREG | 0o644, (modules / path).read_bytes())
     init = _INIT.format(
-        host=HOST_TAG, out=OUT_TAG, out_directory=OUT, temporary=TEMPORARY, later=" ".join(LATER_MODULES)
+        host=HOST_TAG,
+        out=OUT_TAG,
+        out_directory=OUT,
+        files=f"/out/{FILES}",
+        command=OUT / FILES / "command",
+        temporary=TEMPORARY,
+        later=" ".join(LATER_MODULES),
     )
     files["init"] = (stat.S_IFREG | 0o755, init.encode())
     return cpio(files)

@@ -11,7 +11,7 @@ import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import msgspec
 
@@ -74,6 +74,10 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """How long it takes by plan."""
         raise NotImplementedError
 
+    def slowed(self, times: float) -> Self:
+        """Return the same with so many times less load."""
+        return self
+
     def begin(self, ground: Ground) -> Running:
         """Start it and return at once. Raises LabError if it cannot be started."""
         raise NotImplementedError
@@ -97,6 +101,9 @@ class Datagrams(Measurement, frozen=True, tag="datagrams"):
     @property
     def seconds(self) -> float:
         return self.duration_s
+
+    def slowed(self, times: float) -> Self:
+        return msgspec.structs.replace(self, rate=max(1, round(self.rate / times)))
 
     def begin(self, ground: Ground) -> Running:
         spec = StreamSpec(
@@ -129,6 +136,9 @@ class Tcp(Measurement, frozen=True, tag="tcp"):
     @property
     def seconds(self) -> float:
         return float(self.duration_s)
+
+    def slowed(self, times: float) -> Self:
+        return msgspec.structs.replace(self, rate_bps=round(self.rate_bps / times))
 
     def begin(self, ground: Ground) -> Running:
         interval_s = series_interval_s(self.duration_s, _TRANSFER_SERIES_S)

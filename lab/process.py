@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from lab.errors import LabError, NotReadyError
+from lab.pace import slowness
 
 POLL_INTERVAL_S = 0.01
 _LOG_TAIL_LINES = 5
@@ -27,8 +28,9 @@ def wait_until(
 ) -> float:
     """Poll until ``condition()`` is true and return the seconds it took. The only place of the lab that sleeps.
 
-    Raises NotReadyError, naming ``what``, after ``timeout_s``.
+    Raises NotReadyError, naming ``what``, after ``timeout_s``, stretched by this machine's slowness.
     """
+    timeout_s *= slowness()
     begin = time.monotonic()
     while not condition():
         if time.monotonic() - begin >= timeout_s:

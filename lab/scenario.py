@@ -36,6 +36,8 @@ INNER: Mapping[str, tuple[Interface, Interface]] = {
     "right": (ipaddress.ip_interface("10.7.0.2/24"), ipaddress.ip_interface("fd07::2/64")),
 }
 Side = Literal["left", "right"]
+_LOADS = (".bits_per_second", ".payload_bytes")
+"""Figures that are as large as the load was."""
 
 
 class _Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -157,6 +159,21 @@ class Scenario(_Model, frozen=True, dict=True):
     def addresses(self) -> Mapping[tuple[str, str], tuple[Interface, ...]]:
         """The addresses of every (link, host)."""
         return dict(self._addresses())
+
+    def slowed(self, times: float) -> Scenario:
+        """Return the scenario for a machine that is so many times slower: less load, more time, the same events.
+
+        What is expected of loads shrinks with them.
+        """
+        if times == 1:
+            return self
+        return msgspec.structs.replace(
+            self,
+            budget_s=self.budget_s * times,
+            lateness_ms=self.lateness_ms * times,
+            probe=tuple(probe.slowed(times) for probe in self.probe),
+            expect=tuple(_slowed(each, times) for each in self.expect),
+        )
 
     def plan(self, *, force: Backend | None = None) -> Plan:
         """Return the plan of the topology. ``force`` has every link carried by one back end."""
@@ -309,6 +326,15 @@ class Scenario(_Model, frozen=True, dict=True):
                 ipaddress.ip_interface(text)
             except ValueError as error:
                 yield f"{where}: {error}"
+
+
+def _slowed(expectation: Expectation, times: float) -> Expectation:
+    if not expectation.figure.endswith(_LOADS):
+        return expectation
+    given = {name: getattr(expectation, name) for name in ("equals", "at_least", "at_most")}
+    return msgspec.structs.replace(
+        expectation, **{name: bound / times for name, bound in given.items() if bound is not None}
+    )
 
 
 def parse(text: str, *, name: str) -> Scenario:
