@@ -121,6 +121,18 @@ def test_the_verdict_follows_from_the_record(
     assert judge(Run(SCENARIO, tunnel), record(lost), failure, unavailable)[:2] == (verdict, reason)
 
 
+def test_what_the_kernel_discarded_is_told_with_a_miss_and_is_none_itself() -> None:
+    run = Run(SCENARIO, "centipede")
+    starved = record(3)
+    starved.discards = {"left": {"cpd0.tx_dropped": 3}, "right": {}}
+    verdict, reason, _ = judge(run, starved, None, None)
+    assert verdict is Verdict.FAILED
+    assert reason == "stream.lost is 3, expected = 0; kernel of left discarded 3 (cpd0.tx_dropped)"
+    fine = record(0)
+    fine.discards = starved.discards
+    assert judge(run, fine, None, None)[0] is Verdict.PASSED
+
+
 def result() -> RunResult:
     machine = Machine(
         host="here",
