@@ -71,14 +71,6 @@ def probe() -> list[Capability]:
     return found
 
 
-def missing(name: str) -> str | None:
-    """Return why a capability is absent, None if it is there. Raises LabError for a name there is not."""
-    for capability in probe():
-        if capability.name == name:
-            return None if capability.there else capability.detail
-    raise LabError(f"there is no capability {name!r}")
-
-
 def _answer(name: str, trial: Callable[[], str | None]) -> Capability:
     return _capability(name, trial())
 

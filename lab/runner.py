@@ -148,7 +148,7 @@ def judge(
         reasons += [f"{j.figure} is {_render(j.found)}, expected {j.bound}" for j in missed]
     if not reasons:
         return Verdict.PASSED, None, judgements
-    # A tunnel that got too little of the processor lets its interface's queue overflow, which looks like any other loss.
+    # A tunnel that got too little of the processor lets its interface overflow, which looks like any other loss.
     reasons += [f"kernel of {host} discarded {_listing(counts)}" for host, counts in record.discards.items() if counts]
     return Verdict.FAILED, "; ".join(reasons), judgements
 
