@@ -18,7 +18,8 @@ def capture(host: Host, interface: str, file: Path) -> Iterator[None]:
     if program is None:
         raise LabError("a capture needs tcpdump, which is not installed: apt-get install tcpdump")
     # As root throughout (-Z): the file lies in a directory that nobody else may write to.
-    argv = [program, "-i", interface, "-U", "-Z", "root", "-w", str(file)]
+    # Immediate (--immediate-mode): what the kernel still holds back when the capture ends would be lost.
+    argv = [program, "-i", interface, "-U", "--immediate-mode", "-Z", "root", "-w", str(file)]
     process = host.start(argv, ready=file.exists)
     try:
         yield
