@@ -16,6 +16,7 @@ import nox
 
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".nox" / "environment"
+SCENARIOS = "tests/lab/test_scenarios.py"
 CONSTRAINTS = ROOT / "constraints.txt"
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
@@ -32,9 +33,9 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, in random order, on all cores. Arguments go to pytest."""
+    """All tests but the scenarios, which are the session lab; random order, all cores. Arguments go to pytest."""
     prepare(session)
-    pytest(session, *session.posargs)
+    pytest(session, *(session.posargs or [f"--ignore={SCENARIOS}"]))
 
 
 @nox.session
@@ -46,7 +47,7 @@ def lab(session: nox.Session) -> None:
     if session.posargs:
         python(session, "-m", "lab", "run", "--all", *session.posargs)
     else:
-        pytest(session, "tests/lab/test_scenarios.py")
+        pytest(session, SCENARIOS)
 
 
 @nox.session
