@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -126,13 +127,14 @@ def test_clean_does_not_touch_a_run_that_lives() -> None:
 
 
 def test_three_runs_at_once_do_not_meet(tmp_path: Path) -> None:
-    runs = []
-    for number in range(3):
-        directory = tmp_path / str(number)
-        directory.mkdir()
-        runs.append(
-            subprocess.Popen(command(directory), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
-    for run in runs:
-        said, _ = run.communicate(timeout=150)
-        assert run.returncode == 0, said
+    with contextlib.ExitStack() as stack:
+        runs = []
+        for number in range(3):
+            directory = tmp_path / str(number)
+            directory.mkdir()
+            words = command(directory)
+            run = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            runs.append(stack.enter_context(run))
+            stack.callback(run.terminate)
+        said = [run.communicate(timeout=150)[0] for run in runs]
+        assert [run.returncode for run in runs] == [0, 0, 0], said
