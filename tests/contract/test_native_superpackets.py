@@ -234,7 +234,7 @@ def test_copies_of_a_train_are_the_same_bytes(engine: str) -> None:
 
 
 def test_segmentation_refused_by_the_kernel(engine: str) -> None:
-    """Trains of datagrams beyond the device's MTU are refused: they leave one by one, in fragments, and it is counted."""
+    """Trains of datagrams beyond the device's MTU are refused: they leave one by one, in fragments, and it counts."""
     (space,) = make_namespaces(1)
     whole = Segment(payload(4200))
     try:
@@ -321,7 +321,18 @@ SECOND = replace(FIRST, sequence=1400)
         replace(SECOND, version=6, payload=payload(380)),
         replace(SECOND, protocol=UDP, payload=payload(424)),
     ],
-    ids=["gap", "again", "acknowledgement", "ecn", "syn", "fin", "cwr", "other flow", "other version", "other protocol"],
+    ids=[
+        "gap",
+        "again",
+        "acknowledgement",
+        "ecn",
+        "syn",
+        "fin",
+        "cwr",
+        "other flow",
+        "other version",
+        "other protocol",
+    ],
 )
 def test_what_must_not_be_joined(engine: str, second: Segment) -> None:
     with native_rig(engine) as built:
@@ -384,7 +395,6 @@ def test_bad_and_good_in_one_train(engine: str) -> None:
     """Each datagram of a train is judged for itself."""
     segments = inbound(payload=payload(4000)).cut(400)
     plaintexts = [segment.partial for segment in segments]
-    datagrams = [built_seal for built_seal in plaintexts]
     with native_rig(engine) as built:
         built.apply()
         datagrams = [built.seal(n, plaintext) for n, plaintext in enumerate(plaintexts)]

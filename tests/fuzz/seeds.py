@@ -19,7 +19,7 @@ TCPV4, TCPV6, UDP_L4 = 1, 4, 5
 
 def fold(data: bytes) -> int:
     """The folded ones' complement sum (RFC 1071), not complemented."""
-    total = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
+    total: int = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total
