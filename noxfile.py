@@ -65,6 +65,16 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def sanitize(session: nox.Session) -> None:
+    """The C engine under ThreadSanitizer, its contract tests under AddressSanitizer and UBSan. Arguments: pytest's."""
+    prepare(session)
+    python(session, "tests/c/run.py", "stress", "--sanitize", "tsan")
+    python(session, "tests/c/run.py", "stress", "--sanitize", "asan")
+    words = [str(ENVIRONMENT / "bin" / "python"), "tests/c/run.py", "contract", "--sanitize", "asan"]
+    python(session, "-m", "lab", "enter", *words, "-n", cores(), *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Formatting, lint, types and spelling."""
     prepare(session, "lint")
@@ -81,9 +91,13 @@ def python(session: nox.Session, *arguments: str) -> None:
 
 def pytest(session: nox.Session, *arguments: str) -> None:
     """Run tests on all cores, where need be in a user namespace in which they may build networks."""
-    cores = str(len(os.sched_getaffinity(0)))
-    words = [str(ENVIRONMENT / "bin" / "python"), "-m", "pytest", "-n", cores, "--dist", "loadgroup", *arguments]
+    words = [str(ENVIRONMENT / "bin" / "python"), "-m", "pytest", "-n", cores(), "--dist", "loadgroup", *arguments]
     python(session, "-m", "lab", "enter", *words)
+
+
+def cores() -> str:
+    """The number of processors this process may use, for pytest's ``-n``."""
+    return str(len(os.sched_getaffinity(0)))
 
 
 def prepare(session: nox.Session, *groups: str) -> None:

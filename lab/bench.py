@@ -11,6 +11,7 @@ contender that fails is reported as failed and the others go on.
 from __future__ import annotations
 
 import datetime as dt
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from rich.console import Console
 
 from lab import comparison, machine, setup
 from lab.chart import draw
-from lab.comparison import BASELINE, NO_TRAINS, USUAL, Comparison, Conditions, Contender, Sample
+from lab.comparison import BASELINE, NO_TRAINS, USUAL, Comparison, Conditions, Contender, Cost, Sample
 from lab.contest import ENTRANTS, PROFILES, QUEUE_PACKETS, Entrant, Ground, Measurement, Profile
 from lab.errors import LabError
 from lab.link import EndPlan, LinkPlan
@@ -44,6 +45,8 @@ from lab.tunnels.base import TUNNEL_MTU, TunnelEnd
 LINKS = ("link1", "link2")
 _CARD = {"tx-udp-segmentation": False, "rx-gro": True}
 """Features that differ in the setting ``no-trains``: those of a common network card, as compared with veth."""
+_COSTS = Path(__file__).resolve().parent.parent / "tests" / "c" / "run.py"
+_COSTS_LIMIT_S = 120.0
 _FAILURES_ENOUGH = 2
 """A contender that failed to come up this often is not tried again."""
 
@@ -102,6 +105,8 @@ class Bench:
                         self._turn(topology, entrant, contender, repetition, result.samples)
                     self.progress.advance(self.profile.turn_s())
             self.progress.end()
+        if self.profile.costs:
+            result.costs = costs(self.progress)
         result.seconds = round(time.monotonic() - began, 1)
         return result
 
@@ -189,6 +194,21 @@ class Bench:
         finally:
             for end in ends:
                 set_features(end.host, end.name, before)
+
+
+def costs(progress: Progress, program: Path = _COSTS) -> list[Cost]:
+    """Return what the C engine's steps cost on their own; nothing, told in a line, where that cannot be measured."""
+    try:
+        done = subprocess.run(
+            [sys.executable, program, "bench"], capture_output=True, text=True, timeout=_COSTS_LIMIT_S, check=True
+        )
+        return [msgspec.json.decode(line, type=Cost) for line in done.stdout.splitlines()]
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip().splitlines() or [f"it ended with {error.returncode}"])[-1]
+    except (OSError, subprocess.TimeoutExpired, msgspec.DecodeError) as error:
+        reason = str(error)
+    progress.tell(f"the C engine's steps were not measured on their own: {reason}")
+    return []
 
 
 def rotated(entrants: Sequence[Entrant], repetition: int) -> list[Entrant]:

@@ -104,6 +104,16 @@ class Contender(msgspec.Struct, kw_only=True):
     """What it said of itself when it was up in the last repetition."""
 
 
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """What one step of the C engine costs without the kernel."""
+
+    name: str
+    ns: float
+    """Thread CPU time for one packet, the best of some rounds."""
+    bytes: int
+    """Size of the packet, 0 where it does not matter."""
+
+
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     """What was the same for all contenders."""
 
@@ -135,6 +145,8 @@ class Comparison(msgspec.Struct, kw_only=True):
     contenders: list[Contender]
     """In the order of charts and tables."""
     samples: list[Sample] = []
+    costs: list[Cost] = []
+    """Steps of the C engine on their own, where they were measured."""
 
     def contender(self, key: str) -> Contender | None:
         """Return who took part under this key."""

@@ -113,6 +113,8 @@ class Profile:
     repetitions: int
     entrants: tuple[str, ...]
     measurements: tuple[Measurement, ...]
+    costs: bool = False
+    """Whether the C engine's steps are also measured on their own."""
 
     def turn_s(self) -> float:
         """Return about how long one contender takes in one repetition."""
@@ -195,6 +197,7 @@ PROFILES: Mapping[str, Profile] = {
         Profile(
             name="full",
             repetitions=7,
+            costs=True,
             entrants=tuple(ENTRANTS),
             measurements=(
                 round_trips("ping-idle", count=1000, interval_s=0.004),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import pytest
+from rich.console import Console
 
 from lab import bench, contest
-from lab.comparison import BASELINE, MEASURES, Contender
+from lab.comparison import BASELINE, MEASURES, Contender, Cost
 from lab.contest import ENTRANTS, PROFILES
 from lab.errors import LabError
-from lab.progress import Estimate, render_seconds
+from lab.progress import Estimate, Progress, render_seconds
 from lab.tunnels import TUNNELS
 from tests.unit.comparisons import FIGURES, KERNEL, make_comparison
 
@@ -65,6 +69,19 @@ def test_a_machine_on_which_nothing_of_ours_can_run_is_a_failure() -> None:
         "Centipede cannot run here: this machine has no /dev/net/tun"
     ]
     assert bench.failed(make_comparison(only_others)) == []
+
+
+def test_costs_are_read_line_by_line_and_their_absence_is_told(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    progress = Progress(console)
+    program = tmp_path / "run.py"
+    program.write_text("""print('{"name": "seal", "ns": 1.5, "bytes": 64}')""")
+    assert bench.costs(progress, program) == [Cost(name="seal", ns=1.5, bytes=64)]
+    program.write_text("raise SystemExit('no compiler')")
+    assert bench.costs(progress, program) == []
+    assert bench.costs(progress, tmp_path / "nowhere.py") == []
+    assert isinstance(console.file, io.StringIO)
+    assert "no compiler" in console.file.getvalue()
 
 
 def test_remaining_time_follows_the_pace_so_far() -> None:

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import msgspec
 from rich.console import Console
 
-from lab.comparison import NO_TRAINS, Contender
+from lab.comparison import NO_TRAINS, Contender, Cost
 from lab.report import cell, render_report, render_table
 from tests.unit.comparisons import FIGURES, KERNEL, make_comparison, sample
 
@@ -39,6 +39,7 @@ def page() -> str:
     made = make_comparison(FIGURES, KERNEL, Contender(key="centipede-2x", label="Twice", failures=["it broke"]))
     made.samples.append(sample("centipede", "tcp-1", 0, 3e9, NO_TRAINS))
     made.contenders[1].state = {"engine": "native"}
+    made.costs = [Cost(name="seal a packet", ns=123.4, bytes=1420)]
     return render_report(made, SVG)
 
 
@@ -66,6 +67,7 @@ def test_the_page_shows_figures_reasons_and_conditions() -> None:
         "net.core.rmem_max",
         "0123456789abcdef0123",
         "iperf3",
+        "seal a packet",
     ):
         assert fact in text
 
