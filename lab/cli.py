@@ -48,7 +48,7 @@ class _Group(click.Group):
     Commands that draw live in modules of their own, imported when asked for: their libraries take a while to load.
     """
 
-    elsewhere: ClassVar = {"bench": "lab.bench", "chart": "lab.chart", "guest": "lab.guest_cli"}
+    elsewhere: ClassVar = {"bench": "lab.bench", "chart": "lab.chart", "guest": "lab.guest_cli", "report": "lab.matrix"}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self.elsewhere])
@@ -152,11 +152,14 @@ def run_command(
             f": {result.reason}" if result.reason else ""
         )
         console.print(line, style=_STYLES[result.verdict], markup=False, highlight=False, soft_wrap=True)
+    from lab.matrix import write_report  # here, for what draws takes a while to load
+
+    page = write_report(directory)
     if as_json:
         _write_json([_summary(run, result, directory) for run, result in zip(runs, done, strict=True)])
     else:
         console.print(_verdicts(done))
-        console.print(f"results are in {directory}", highlight=False, soft_wrap=True)
+        console.print(f"results are in {directory}, the report is {page}", highlight=False, soft_wrap=True)
     bad = [result for result in done if result.verdict in (Verdict.FAILED, Verdict.VOID)]
     if bad:
         raise LabError(f"{len(bad)} of {len(done)} runs failed or were void")
