@@ -28,6 +28,8 @@ def compare(before: Config, after: Config) -> Changes:
         "private_key": before.identity.public != after.identity.public,
         "engine": before.engine != after.engine,
         "workers": before.workers != after.workers,
+        "fwmark": before.mark != after.mark,
+        "table": (before.table, before.routed) != (after.table, after.routed),
         "[timing]": before.timing != after.timing,
     }
     if changed_keys := [key for key, differs in fixed.items() if differs]:

@@ -47,6 +47,10 @@ AUTO_MTU = 1420
 """Inner MTU for ``mtu = "auto"``: with 32 bytes of ours, 8 of UDP and 40 of IPv6 it makes an Ethernet frame of 1500."""
 MTU_RANGE = range(1280, 65457)
 """Less than 1280 would take IPv6 off the interface; more than 65456 does not fit one UDP datagram."""
+MARK_RANGE = range(1, 1 << 32)
+TABLE_RANGE = range(1, 1 << 32)
+KERNEL_TABLES = (253, 254, 255)
+"""default, main and local: not to be filled with the tunnel's routes."""
 WORKERS_RANGE = range(1, 17)
 HEARTBEAT_RANGE_S = (0.02, 10.0)
 MOST_LISTEN = 8
@@ -68,6 +72,11 @@ class InterfaceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ``auto`` on a free port, enough for one who only initiates; somebody who is to be found needs a port that stays."""
     mtu: int | Literal["auto"] = "auto"
     """MTU of the tunnel's interface, 1280 to 65456; ``auto`` is 1420."""
+    fwmark: int | Literal["auto"] = "auto"
+    """Mark of the tunnel's own datagrams, by which the host's routing rules know them; ``auto`` is 52894 (0xce9e)."""
+    table: int | Literal["auto", "off"] = "auto"
+    """Routing table for allowed_ips that hold the address of a peer, such as 0.0.0.0/0: what the tunnel itself sends
+    does not go there. ``auto`` is a table of the tunnel's own; ``off`` makes no routes for allowed_ips at all."""
     engine: Literal["auto", "python", "native"] = "auto"
     """``auto`` is the native engine where it was built, else the reference engine."""
     workers: int | Literal["auto"] = "auto"
@@ -108,6 +117,8 @@ _EXAMPLES = {
     "address": 'address = ["10.7.0.1/24", "fd07::1/64"]',
     "listen": 'listen = ["192.0.2.10:51820", "wwan0:51820"]',
     "mtu": 'mtu = "auto" or mtu = 1420',
+    "fwmark": 'fwmark = "auto" or fwmark = 52894',
+    "table": 'table = "auto", table = "off" or table = 1234',
     "engine": 'engine = "auto", "python" or "native"',
     "workers": 'workers = "auto" or workers = 2',
     "name": 'name = "laptop"',
@@ -156,6 +167,12 @@ class Config:
     """None: the engine's default."""
     peers: tuple[PeerConfig, ...]
     timing: Timing
+    mark: int | None = None
+    """Of the tunnel's own datagrams; None for the usual one."""
+    table: int | None = None
+    """For routes that these do not take; None for one of the tunnel's own."""
+    routed: bool = True
+    """Whether allowed_ips are to be routed."""
 
     @property
     def allowed_ips(self) -> tuple[Network, ...]:
@@ -231,6 +248,9 @@ def load_config(file: Path) -> Config:
         workers=None if table.workers == "auto" else place.within("workers", table.workers, WORKERS_RANGE),
         peers=peers,
         timing=_timing(timing, _Place(str(file), "[timing]")),
+        mark=None if table.fwmark == "auto" else place.within("fwmark", table.fwmark, MARK_RANGE),
+        table=None if isinstance(table.table, str) else _table(table.table, place),
+        routed=table.table != "off",
     )
 
 
@@ -257,7 +277,7 @@ def parse_peer(written: Mapping[str, Any], origin: str, directory: Path) -> Peer
         public_key=public_key,
         name=public_key.short if table.name is None else place.parse("name", table.name, parse_peer_name),
         preshared_key=_preshared_key(table, place, directory),
-        allowed_ips=place.parse_each("allowed_ips", table.allowed_ips, _allowed_ip),
+        allowed_ips=place.parse_each("allowed_ips", table.allowed_ips, parse_network),
         scheduler=table.scheduler,
         copies=None if copies == "all" else copies,
         heartbeat_s=table.heartbeat,
@@ -289,14 +309,14 @@ def check_peers(
                     f"allowed_ips[{index}]", f"{network} is peer {networks[network]}'s already; remove one of the two"
                 )
             networks[network] = spec.name
-    tunnelled = [*networks, *(address.network for address in addresses)]
+    tunnelled = [address.network for address in addresses]
     for peer in peers:
         for index, target in enumerate(peer.endpoints):
             if target.endpoint and (inside := covering(target.endpoint.host, tunnelled)):
                 names[peer.spec.name].fail(
                     f"endpoints[{index}]",
-                    f"{target} lies inside {inside}, which goes into the tunnel, so the tunnel would carry its own "
-                    "datagrams; name an endpoint outside, or narrow allowed_ips and address",
+                    f"{target} lies inside {inside}, the tunnel's own network; name an endpoint outside, or narrow the "
+                    "prefix in address",
                 )
 
 
@@ -403,21 +423,17 @@ def _key(command: str) -> Callable[[str], bytes]:
     return parse
 
 
+def _table(number: int, place: _Place) -> int:
+    if number in KERNEL_TABLES:
+        place.fail("table", f"{number} is one of the kernel's own tables; write {_EXAMPLES['table']}")
+    return place.within("table", number, TABLE_RANGE)
+
+
 def _public_key(text: str) -> PublicKey:
     try:
         return PublicKey.from_text(text)
     except ValueError as error:
         raise ValueError(f"{text!r}: {error}; put in what 'centipede pubkey' prints on the other host") from None
-
-
-def _allowed_ip(text: str) -> Network:
-    network = parse_network(text)
-    if network.prefixlen == 0:
-        raise ValueError(
-            f"{network} would send the tunnel's own datagrams into the tunnel, and this version does not keep them "
-            "apart; write the networks behind the peer, such as 10.7.0.0/24"
-        )
-    return network
 
 
 def _timing(written: Mapping[str, Any], place: _Place) -> Timing:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -36,8 +37,9 @@ from centipede.errors import CentipedeError, ControlError, HostError
 from centipede.listening import Listening
 from centipede.names import Names
 from centipede.protocol.node import Node
-from centipede.protocol.table import Event, Run
-from centipede.system.links import LinkAddress, LinkPlan, Links, LinkWatch
+from centipede.protocol.table import Event, ForwardingTable, Run
+from centipede.system.detour import MARK
+from centipede.system.links import Change, LinkAddress, LinkPlan, Links, LinkWatch, drops_detoured
 from centipede.system.memory import forbid_core_dumps, lock_memory
 from centipede.system.notify import notify
 from centipede.system.resolve import Resolver
@@ -49,6 +51,10 @@ log = logging.getLogger(__name__)
 
 _LEVELS = logging.getLevelNamesMapping()
 _ANSWERING = ("usable", "suspect")
+_HURRY_GAP_S = 1.0
+"""Routes may change all the time, as on a router that speaks BGP."""
+_REMEMBERED = 4096
+"""Addresses found to be outside of allowed_ips that are not looked up again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +87,15 @@ class Daemon:
         self._directories = directories
         self._engine_name = cast("Literal['auto', 'python', 'native']", engine or config.engine)
         self._next_timer = math.inf
+        self._hurry_at = math.inf
+        """When to try again what did not work, because routes changed."""
+        self._hurried = -math.inf
         self._running = True
         self._started = 0.0
+        self._hosts: frozenset[str] = frozenset()
+        """Outer addresses of the peers."""
+        self._outside: set[str] = set()
+        """Those that were found not to be in allowed_ips."""
         self._told: set[str] = set()
         """Warnings that are given once."""
 
@@ -124,11 +137,11 @@ class Daemon:
             self._kind = engines.choose(self._engine_name)
             self._engine = self._open_engine(stack)
             self._links = stack.enter_context(Links())
-            self._plan = LinkPlan.of(config.mtu, config.addresses, config.allowed_ips)
+            self._plan = self._plan_link(config)
             self._links.configure(config.name, self._plan)
         watch = stack.enter_context(LinkWatch())  # before the addresses are read, or a change in between is missed
         self._watch_for(watch, lambda: self._take_links(watch))
-        self._listening = Listening(self._engine, config.listen, config.name)
+        self._listening = Listening(self._engine, config.listen, config.name, config.mark or MARK)
         with _located(config.file, "[interface]: listen"):
             self._listening.open(self._links.addresses(), time.monotonic(), strict=True)
         self._resolver = stack.enter_context(Resolver())
@@ -137,6 +150,21 @@ class Daemon:
         self._state = StateFile(self._directories.state / f"{config.name}.json", config.identity.public)
         self._state.load()
         self._start()
+
+    def _plan_link(self, config: Config) -> LinkPlan:
+        allowed_ips = config.allowed_ips if config.routed else ()
+        if len(self._outside) > _REMEMBERED:
+            self._outside.clear()
+        inside = {host for host in self._hosts - self._outside if covering(host, allowed_ips)}
+        self._outside |= self._hosts - inside
+        return LinkPlan.of(
+            config.mtu,
+            config.addresses,
+            allowed_ips,
+            [ip_address(host) for host in inside],
+            mark=config.mark or MARK,
+            table=config.table,
+        )
 
     def _watch_for(self, source: Any, take: Callable[[], None]) -> None:
         self._selector.register(source, selectors.EVENT_READ, take)
@@ -158,6 +186,8 @@ class Daemon:
         self._started = now
         run = Run(first=0, k=(self._engine.workers - 1).bit_length())
         self._node = Node(self._config.identity, run=run, timing=self._config.timing, random=secrets.token_bytes)
+        self._node.set_tunnelled([address.network for address in self._config.addresses], now)
+        self._check_reverse_paths()
         self._node.set_locals(self._listening.locals, now)
         for peer in self._config.peers:
             self._node.add_peer(peer.spec, self._state.record(peer.spec.public_key), now)
@@ -169,7 +199,7 @@ class Daemon:
 
     def _loop(self) -> None:
         while self._running:
-            due = min(self._next_timer, self._names.next_timer, self._listening.retry_at)
+            due = min(self._next_timer, self._names.next_timer, self._listening.retry_at, self._hurry_at)
             timeout = None if due == math.inf else max(0.0, due - time.monotonic())
             for key, _ in self._selector.select(timeout):
                 key.data()
@@ -180,6 +210,10 @@ class Daemon:
         for event in self._engine.events():
             self._receive(event)
         now = time.monotonic()
+        if self._hurry_at <= now:
+            self._hurry_at, self._hurried = math.inf, now
+            self._node.hurry(now)
+            self._names.hurry(now)
         if self._next_timer <= now:
             self._node.handle_timer(now, time.time_ns())
         self._carry_out()
@@ -201,11 +235,37 @@ class Daemon:
             self._state.save(effects.records)
         if effects.table is not None:
             self._engine.apply(effects.table)
+            self._detour(effects.table)
         for datagram in effects.datagrams:
             self._engine.send(datagram.local, datagram.remote, datagram.data)
         for line in effects.log:
             log.log(_LEVELS[line.level.upper()], "%s", line.text)
         self._next_timer = effects.next_timer
+
+    def _detour(self, table: ForwardingTable) -> None:
+        """See to it, before anything is sent there, that no datagram to a peer takes a route into the tunnel."""
+        self._hosts = frozenset(path.remote.host for peer in table.peers for path in peer.paths)
+        plan = self._plan_link(self._config)
+        if plan == self._plan:
+            return
+        try:
+            self._links.configure(self._config.name, plan, self._plan)
+        except HostError as error:
+            self._warn_once(f"{error}; datagrams to a peer may go round in circles")
+        else:
+            self._plan = plan
+            self._check_reverse_paths()
+
+    def _check_reverse_paths(self) -> None:
+        """Warn of interfaces that will drop what the peers send."""
+        if not any(network.version == 4 for network in self._plan.detours):
+            return
+        for link in sorted({address.link for address in self._links.addresses()} - {self._config.name}):
+            if drops_detoured(link):
+                self._warn_once(
+                    f"interface {link} has a strict rp_filter and will drop what peers send while their addresses are "
+                    f"in allowed_ips; run 'sysctl net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{link}.rp_filter=2'"
+                )
 
     def _take_signals(self, signals: Signals) -> None:
         taken = signals.take()
@@ -218,8 +278,11 @@ class Daemon:
                 log.error("not reloaded: %s", error)
 
     def _take_links(self, watch: LinkWatch) -> None:
-        watch.drain()
-        self._relocate()
+        change = watch.drain()
+        if Change.ADDRESSES in change:
+            self._relocate()
+        if Change.ROUTES in change:  # what could not be sent before may leave now
+            self._hurry_at = min(self._hurry_at, max(time.monotonic(), self._hurried + _HURRY_GAP_S))
 
     def _relocate(self) -> None:
         """Follow the host's addresses: first new sockets, then a table without the old ones, then close those."""
@@ -259,7 +322,7 @@ class Daemon:
     def _point(self, peers: Sequence[PeerConfig], now: float) -> None:
         """Tell the node where these peers can be tried, as far as that is known."""
         self._names.want(target for peer in self._config.peers for target in peer.endpoints)
-        tunnelled = [*self._config.allowed_ips, *(address.network for address in self._config.addresses)]
+        tunnelled = [address.network for address in self._config.addresses]
         for peer in peers:
             endpoints = []
             for endpoint in self._names.endpoints(peer.endpoints):
@@ -308,6 +371,8 @@ class Daemon:
                 old = find_peer(self._config.peers, wanted)
                 new = self._parse_peer({**old.table, **table})
                 words = self._change_peers([new if peer is old else peer for peer in self._config.peers])
+                if "endpoints" in table:  # also those given before: the other end may be ready only now
+                    self._node.seek(new.spec.public_key, time.monotonic())
                 if reset_floor:
                     self._reset_floor(new)
                     words = [*words, f"floor of peer {new.spec.name} reset"]
@@ -332,7 +397,8 @@ class Daemon:
         changes = compare(self._config, new)
         now = time.monotonic()
         with ExitStack() as undo:
-            plan = LinkPlan.of(new.mtu, new.addresses, new.allowed_ips)
+            self._outside.clear()
+            plan = self._plan_link(new)
             undo.callback(self._configure_back, plan)
             self._links.configure(new.name, plan, self._plan)
             if self._config.listen != new.listen:
@@ -340,6 +406,8 @@ class Daemon:
                 self._listening.listen = new.listen
                 self._listen_on(self._links.addresses(), now, strict=True)
             undo.pop_all()
+        if self._config.addresses != new.addresses:
+            self._node.set_tunnelled([address.network for address in new.addresses], now)
         self._plan = plan
         self._config = new
         for peer in changes.removed:

@@ -55,7 +55,7 @@ def places(listen: Iterable[Listen], addresses: Iterable[LinkAddress], tunnel: s
             meant = [
                 Place(str(each.address), entry.port, each.link, each.index)
                 for each in addresses
-                if (each.link == entry.link if entry.link else not each.loopback)
+                if (each.link == entry.link if entry.link else not each.loopback and not each.tunnel)
             ]
         for place in meant:
             found.setdefault((place.host, place.port), place)
@@ -70,15 +70,19 @@ class Listening:
         engine: Engine,
         listen: Sequence[Listen],
         tunnel: str,
+        mark: int | None,
         open_sockets: Callable[..., tuple[int, ...]] = open_sockets,
     ) -> None:
         self.listen = listen
         self._engine = engine
         self._tunnel = tunnel
+        self._mark = mark
         self._open_sockets = open_sockets
         self._served: dict[Place, Endpoint] = {}
         self._stale: list[Endpoint] = []
         self._refused: dict[Place, str] = {}
+        self._too_many = 0
+        """Addresses there were when the user was told that not all are used."""
         self.retry_at = math.inf
         """When to call :meth:`open` again although nothing changed."""
 
@@ -87,6 +91,11 @@ class Listening:
         """The endpoints that are served and to stay."""
         return tuple(self._served.values())
 
+    @property
+    def chosen(self) -> tuple[Endpoint, ...]:
+        """Those of them that the configuration names by address."""
+        return tuple(local for place, local in self._served.items() if place.link is None)
+
     def open(self, addresses: Iterable[LinkAddress], now: float, *, strict: bool = False) -> None:
         """Serve what is missing, and mark as stale what is no longer meant.
 
@@ -94,7 +103,9 @@ class Listening:
         """
         wanted = places(self.listen, addresses, self._tunnel)
         if len(wanted) > MOST_LISTEN:
-            log.warning("only the first %d of %d local addresses are used", MOST_LISTEN, len(wanted))
+            if len(wanted) != self._too_many:
+                log.warning("only the first %d of %d local addresses are used", MOST_LISTEN, len(wanted))
+            self._too_many = len(wanted)
             wanted = wanted[:MOST_LISTEN]
         kept = {place: endpoint for place, endpoint in self._served.items() if place in wanted}
         self._stale += [endpoint for place, endpoint in self._served.items() if place not in wanted]
@@ -126,7 +137,7 @@ class Listening:
         if local in self._stale:  # the address moved to another interface: the engine cannot hold it twice
             self._stale.remove(local)
             self._engine.remove_local(local)
-        fds = self._open_sockets(local, self._engine.workers, device=place.link)
+        fds = self._open_sockets(local, self._engine.workers, device=place.link, mark=self._mark)
         if not place.port:
             with socket.socket(fileno=os.dup(fds[0])) as bound:
                 local = Endpoint(place.host, bound.getsockname()[1])

@@ -24,6 +24,8 @@ def summarize(config: Config) -> dict[str, Any]:
         "addresses": [str(address) for address in config.addresses],
         "listen": [str(entry) for entry in config.listen],
         "mtu": config.mtu,
+        "fwmark": config.mark or "auto",
+        "table": (config.table or "auto") if config.routed else "off",
         "engine": config.engine,
         "workers": config.workers or "auto",
         "peers": [_peer(peer) for peer in config.peers],

@@ -183,6 +183,11 @@ class Machine:
         self.node.set_locals([uplink.local for uplink in self.uplinks], self.now)
         self._carry_out()
 
+    def hurry(self) -> None:
+        """Routes of the machine changed."""
+        self.node.hurry(self.now)
+        self._carry_out()
+
     def send(self, packet: bytes) -> None:
         self.engine.send_packet(packet)
         self._step()

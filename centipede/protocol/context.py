@@ -19,7 +19,7 @@ from centipede.protocol.handshake import Params
 from centipede.protocol.identity import Identity, PublicKey
 from centipede.protocol.path import Path
 from centipede.protocol.session import BASE_BYTES
-from centipede.protocol.spec import PeerRecord
+from centipede.protocol.spec import Network, PeerRecord
 from centipede.protocol.table import Run
 from centipede.protocol.timing import Timing
 from centipede.protocol.wire import CHALLENGE_BYTES
@@ -39,6 +39,8 @@ class Context:
         self.run = run
         self.timing = timing
         self.random = random
+        self.tunnelled: tuple[Network, ...] = ()
+        """The tunnel's own networks: no outer address is in them."""
         self.params = Params(timing.gap_s, LARGEST_INNER, k=run.k)
         self.drops: Counter[DropReason] = Counter()
         self.sessions: dict[bytes, Session] = {}

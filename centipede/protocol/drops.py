@@ -92,6 +92,10 @@ class DropReason(IntEnum):
     """A pending handshake gave way to a newer one."""
     COOKIE_REQUIRED = 39
     """An Initiate that was answered by a Cookie, because the node is under load."""
+    REMOTE_TUNNELLED = 40
+    """The source address is one of the tunnel's own network: a path there would carry its own datagrams."""
+    COOKIE_UNDECRYPTABLE = 41
+    """A Cookie that answers an outstanding Initiate, but was not made by its responder."""
 
     @property
     def label(self) -> str:

@@ -12,7 +12,7 @@ control thread.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from centipede.protocol.context import Context
 from centipede.protocol.counters import EngineCounters
@@ -25,7 +25,7 @@ from centipede.protocol.path_set import MOST_LOCALS
 from centipede.protocol.peer import Peer
 from centipede.protocol.responder import Responder
 from centipede.protocol.session import ANY_SHARD, is_handshake, parse_header
-from centipede.protocol.spec import PeerRecord, PeerSpec
+from centipede.protocol.spec import Network, PeerRecord, PeerSpec
 from centipede.protocol.status import NodeStatus
 from centipede.protocol.table import (
     Datagram,
@@ -113,6 +113,25 @@ class Node:
         """Say where a peer can be tried, names resolved; replaces the set before. KeyError if there is none."""
         peer = self._peers[public_key]
         peer.set_endpoints(endpoints, now)
+        self._touch(peer, now)
+
+    def set_tunnelled(self, networks: Iterable[Network], now: float) -> None:
+        """Say which networks are the tunnel's own: no peer is looked for, or believed to be, at their addresses."""
+        self._context.tunnelled = tuple(networks)
+        for peer in self._peers.values():
+            peer.bar(now)
+            self._touch(peer, now)
+
+    def hurry(self, now: float) -> None:
+        """The host's routes changed: try at once what could not be reached before."""
+        for peer in self._peers.values():
+            peer.hurry(now)
+            self._touch(peer, now)
+
+    def seek(self, public_key: PublicKey, now: float) -> None:
+        """Try to reach a peer at once, whatever was tried before. KeyError if there is none."""
+        peer = self._peers[public_key]
+        peer.seek(now)
         self._touch(peer, now)
 
     # What the engine reports.

@@ -79,6 +79,24 @@ class Peer:
         if self._reach.set_endpoints(endpoints, now):
             self._seek(now)
 
+    def hurry(self, now: float) -> None:
+        """Routes changed: try at once what was not to be reached."""
+        self._reach.hurry(now)
+        self._initiation.restart(now)
+
+    def seek(self, now: float) -> None:
+        """Somebody wants the peer: try to reach it at once."""
+        self._reach.hurry(now)
+        self._seek(now)
+
+    def bar(self, now: float) -> None:
+        """The tunnel's own networks changed: end the paths that lie in them."""
+        self._reach.bar(now)
+
+    def refusal(self, remote: Endpoint) -> DropReason | None:
+        """Why the peer may not have this outer address; None if it may."""
+        return self._reach.refusal(remote)
+
     def close(self, now: float) -> None:
         """Say bye."""
         self._reach.pulse.say_bye(now)
@@ -114,8 +132,8 @@ class Peer:
         initiation = self._initiation
         try:
             finished = initiation.finish(event.data, now)
-            if not self.spec.allows(event.remote):
-                raise Refused(DropReason.REMOTE_NOT_ALLOWED)
+            if (reason := self.refusal(event.remote)) is not None:
+                raise Refused(reason)
             run = run_of(finished.shard, finished.params.k, DropReason.HANDSHAKE_MALFORMED)
         except Refused as refused:
             initiation.reason = refused.reason
@@ -166,8 +184,8 @@ class Peer:
         plaintext = session.open_control(header, event.data)
         if isinstance(plaintext, DropReason):
             raise Refused(plaintext)
-        if not self.spec.allows(event.remote):
-            raise Refused(DropReason.REMOTE_NOT_ALLOWED)
+        if (reason := self.refusal(event.remote)) is not None:
+            raise Refused(reason)
         message = decode_control(plaintext)
         beat = message if isinstance(message, Heartbeat) else None
         run = session.run

@@ -125,6 +125,12 @@ class Pulse:
         else:
             self._note_question(now)
 
+    def hurry(self, now: float) -> None:
+        """Probe all pairs that are not usable as soon as the limits allow."""
+        for path in self._paths:
+            if not path.usable:
+                path.next_beat = min(path.next_beat, now)
+
     def say_bye(self, now: float) -> None:
         for path in self._paths.usable:
             self.beat(path, now, bye=True)

@@ -21,7 +21,7 @@ from centipede.protocol.path_set import PathSet, total
 from centipede.protocol.pulse import Pulse
 from centipede.protocol.scheduler import Candidate, Scheduler, Selection, create
 from centipede.protocol.session import Header
-from centipede.protocol.spec import PeerSpec
+from centipede.protocol.spec import PeerSpec, covers
 from centipede.protocol.status import PathStatus
 from centipede.protocol.table import Datagram, Run, TablePath
 from centipede.protocol.wire import Heartbeat
@@ -70,6 +70,17 @@ class Reach:
 
     # What the owner changes.
 
+    def refusal(self, remote: Endpoint) -> DropReason | None:
+        """Why the peer may not have this outer address; None if it may."""
+        if not self.spec.allows(remote):
+            return DropReason.REMOTE_NOT_ALLOWED
+        if self._context.tunnelled and covers(self._context.tunnelled, remote):
+            return DropReason.REMOTE_TUNNELLED
+        return None
+
+    def _allows(self, remote: Endpoint) -> bool:
+        return self.refusal(remote) is None
+
     def replace_spec(self, spec: PeerSpec, now: float) -> None:
         """Follow new settings. Raises ValueError for a scheduler that does not exist."""
         if (spec.scheduler, spec.copies) != (self.spec.scheduler, self.spec.copies):
@@ -77,7 +88,7 @@ class Reach:
         self.spec = spec
         self.pulse.busy_s = spec.heartbeat_s
         self.pulse.keepalive = spec.keepalive
-        self._paths.bar(spec.allows, now)
+        self._paths.bar(self._allows, now)
 
     def set_locals(self, locals_: Sequence[Endpoint], now: float) -> bool:
         """True if that made new pairs."""
@@ -88,13 +99,21 @@ class Reach:
     def set_endpoints(self, endpoints: Sequence[Endpoint], now: float) -> bool:
         """True if that made new pairs."""
         before = {path.number for path in self.pairs}
-        self._paths.set_remotes([remote for remote in endpoints if self.spec.allows(remote)], now)
+        self._paths.set_remotes([remote for remote in endpoints if self._allows(remote)], now)
         return not before.issuperset(path.number for path in self.pairs)
+
+    def hurry(self, now: float) -> None:
+        """What could not be reached may be reachable now: try it."""
+        self.pulse.hurry(now)
+
+    def bar(self, now: float) -> None:
+        """End what is not allowed any more."""
+        self._paths.bar(self._allows, now)
 
     def remember(self, addresses: Sequence[Endpoint], now: float) -> None:
         """Try these as if they had been valid just now."""
         for remote in addresses:
-            if self.spec.allows(remote):
+            if self._allows(remote):
                 self._paths.remember(remote, now)
         self._paths.refresh(now)
 
@@ -117,8 +136,8 @@ class Reach:
 
     def admit(self, local: Endpoint, remote: Endpoint, now: float) -> Path | DropReason:
         """The path an authentic packet came over, made if need be; or why there may be none."""
-        if not self.spec.allows(remote):
-            return DropReason.REMOTE_NOT_ALLOWED
+        if (reason := self.refusal(remote)) is not None:
+            return reason
         path = self._paths.find(local, remote)
         if path is None:
             path = self._paths.learn(local, remote, now)

@@ -73,9 +73,9 @@ class Responder:
         return peer
 
     def _check_remote(self, peer: Peer, remote: Endpoint) -> None:
-        if not peer.spec.allows(remote):
-            peer.note_refusal(DropReason.REMOTE_NOT_ALLOWED)
-            raise Refused(DropReason.REMOTE_NOT_ALLOWED)
+        if (reason := peer.refusal(remote)) is not None:
+            peer.note_refusal(reason)
+            raise Refused(reason)
 
     def _create(self, peer: Peer, initiate: Initiate, now: float) -> Session:
         """A pending session, of which the peer and the engine will know before the Acknowledge leaves."""

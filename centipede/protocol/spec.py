@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TypeAlias
@@ -41,10 +42,13 @@ class PeerSpec:
 
     def allows(self, remote: Endpoint) -> bool:
         """Whether the peer may have this outer address."""
-        if not self.allow_remote:
-            return True
-        address = ip_address(remote.host)
-        return any(address in network for network in self.allow_remote)
+        return not self.allow_remote or covers(self.allow_remote, remote)
+
+
+def covers(networks: Iterable[Network], endpoint: Endpoint) -> bool:
+    """Whether one of the networks holds this address."""
+    address = ip_address(endpoint.host)
+    return any(address in network for network in networks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Links: the host's network interfaces, read and configured over netlink.
 
-Owns every use of pyroute2 in Centipede. It knows interfaces, addresses and routes, and nothing of tunnels, peers or
-sockets. What the kernel refuses becomes a :class:`HostError` sentence.
+With detour.py beside it, it owns every use of pyroute2 in Centipede. It knows interfaces, addresses and routes, and
+nothing of peers or sockets. What the kernel refuses becomes a :class:`HostError` sentence.
 
 A notification only says *that* something changed; what is true now is always read whole. Lost or reordered
 notifications (the kernel drops them when the socket's buffer is full) therefore do no harm.
@@ -15,15 +15,18 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterable
+import struct
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from enum import Flag, auto
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pyroute2 import IPRoute, NetlinkError
 
 from centipede.errors import HostError
+from centipede.system.detour import MARK, Detour, remove_stale
 
 TX_QUEUE_LENGTH = 1000
 """Packets the TUN device holds for us: twice the kernel's 500, which one scheduler tick at 120,000 packets/s fills."""
@@ -32,22 +35,32 @@ GSO_MAX_BYTES = 61440
 
 _RTMGRP_LINK = 0x1
 _RTMGRP_IPV4_IFADDR = 0x10
+_RTMGRP_IPV4_ROUTE = 0x40
 _RTMGRP_IPV6_IFADDR = 0x100
+_RTMGRP_IPV6_ROUTE = 0x400
+_NLMSG = struct.Struct("=IHHII")
+"""struct nlmsghdr: 4 length | 2 type | 2 flags | 4 sequence | 4 port."""
+_RTM_NEWROUTE = 24
+_RTM_DELROUTE = 25
 
 _IFF_UP = 0x1
 _IFF_LOOPBACK = 0x8
+_IFF_RUNNING = 0x40
+"""It has a carrier, and whatever it stands on has."""
+_IFLA_TUN_TYPE_TUN = 1
 _IFA_F_NODAD = 0x02
 _IFA_F_DADFAILED = 0x08
 _IFA_F_DEPRECATED = 0x20
 _IFA_F_TENTATIVE = 0x40
 _SCOPE_GLOBAL = 0
 _ADDR_GEN_MODE_NONE = 1
+_STRICT = 1
 _INTERFACE_STATES = "/proc/sys/net/ipv6/conf"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class LinkAddress:
-    """A global address that datagrams can be sent from now: its interface is up, it is neither tentative nor old."""
+    """A global address, neither tentative nor old, of an interface that is up and has a carrier."""
 
     link: str
     index: int
@@ -55,6 +68,8 @@ class LinkAddress:
     address: IPv4Address | IPv6Address
     loopback: bool = False
     """It belongs to a loopback interface."""
+    tunnel: bool = False
+    """Its interface is a TUN device, as ours are, or WireGuard's: what leaves there leaves by another interface."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,12 @@ class LinkPlan:
     mtu: int
     addresses: tuple[IPv4Interface | IPv6Interface, ...]
     routes: tuple[IPv4Network | IPv6Network, ...]
+    detours: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks that are routed into the tunnel for everything but the tunnel's own datagrams, see detour.py."""
+    mark: int = MARK
+    """What tells these apart."""
+    table: int | None = None
+    """Where the detours stand; None for a table of the interface's own."""
 
     @classmethod
     def of(
@@ -71,11 +92,25 @@ class LinkPlan:
         mtu: int,
         addresses: Iterable[IPv4Interface | IPv6Interface],
         allowed_ips: Iterable[IPv4Network | IPv6Network],
+        remotes: Collection[IPv4Address | IPv6Address] = (),
+        *,
+        mark: int = MARK,
+        table: int | None = None,
     ) -> LinkPlan:
-        """The plan for these addresses, with a route for every allowed network that no address prefix covers."""
+        """The plan for these addresses, with a route for every allowed network that no address prefix covers.
+
+        A network that holds one of ``remotes``, the outer addresses of peers, and a default route become detours.
+        """
         addresses = tuple(addresses)
-        routes = {network for network in allowed_ips if not any(_covers(own.network, network) for own in addresses)}
-        return cls(mtu, addresses, tuple(sorted(routes, key=lambda network: (network.version, network))))
+        wanted = {network for network in allowed_ips if not any(_covers(own.network, network) for own in addresses)}
+        detours = {
+            network for network in wanted if not network.prefixlen or any(remote in network for remote in remotes)
+        }
+        return cls(mtu, addresses, _sorted(wanted - detours), _sorted(detours), mark, table)
+
+
+def _sorted(networks: Iterable[IPv4Network | IPv6Network]) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(sorted(networks, key=lambda network: (network.version, network)))
 
 
 def _covers(outer: IPv4Network | IPv6Network, inner: IPv4Network | IPv6Network) -> bool:
@@ -89,6 +124,7 @@ class Links:
 
     def __init__(self) -> None:
         self._netlink = IPRoute()
+        self._detour: Detour | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -97,26 +133,30 @@ class Links:
         self.close()
 
     def close(self) -> None:
-        """Give the netlink socket back."""
+        """Take the detours away and give the netlink socket back."""
+        if self._detour is not None:
+            self._detour.close()
         self._netlink.close()
 
     def addresses(self) -> tuple[LinkAddress, ...]:
-        """Every usable global address of every interface that is up, in the kernel's order.
+        """Every usable global address of every interface that is up and has a carrier, in the kernel's order.
 
         Raises HostError when the kernel does not answer.
         """
         try:
-            links = {link["index"]: (link.get("ifname"), link["flags"]) for link in self._netlink.get_links()}
+            links = {link["index"]: link for link in self._netlink.get_links()}
             found: list[LinkAddress] = []
             for entry in self._netlink.get_addr():
-                name, flags = links.get(entry["index"], (None, 0))
+                link = links.get(entry["index"])
                 state = entry.get("flags") or 0
                 unusable = state & (_IFA_F_DADFAILED | _IFA_F_DEPRECATED | _IFA_F_TENTATIVE)
-                if name is None or not flags & _IFF_UP or entry["scope"] != _SCOPE_GLOBAL or unusable:
+                if link is None or not _runs(link) or entry["scope"] != _SCOPE_GLOBAL or unusable:
                     continue
                 # On a point-to-point link "address" is the other end and "local" is ours; IPv6 mostly has no "local".
                 address = ip_address(entry.get("local") or entry.get("address"))
-                found.append(LinkAddress(name, entry["index"], address, bool(flags & _IFF_LOOPBACK)))
+                if not address.is_link_local:
+                    loopback = bool(link["flags"] & _IFF_LOOPBACK)
+                    found.append(LinkAddress(link.get("ifname"), entry["index"], address, loopback, _is_tunnel(link)))
         except (NetlinkError, OSError) as error:
             raise HostError(f"the kernel did not list the addresses of this host: {error}") from error
         return tuple(dict.fromkeys(found))
@@ -132,7 +172,10 @@ class Links:
         HostError and may leave the interface half done: the caller gives it up, or configures it back.
         """
         index = self._index(name)
+        if self._detour is None:
+            self._detour = Detour(self._netlink, index, plan.mark, plan.table)
         if previous is None:
+            remove_stale(self._netlink)
             self._prepare(name, index, plan.mtu)
             previous = LinkPlan(plan.mtu, (), ())
         if plan.mtu != previous.mtu:
@@ -143,12 +186,14 @@ class Links:
         for address in previous.addresses:
             if address not in plan.addresses:
                 self._remove("addr", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+        self._detour.configure({*plan.detours, *previous.detours})
         for network in plan.routes:
             if network not in previous.routes:
                 self._add_route(name, index, network)
         for network in previous.routes:
             if network not in plan.routes:
                 self._remove("route", dst=str(network), oif=index, scope=_scope(network))
+        self._detour.configure(plan.detours)
 
     def _index(self, name: str) -> int:
         found = self._netlink.link_lookup(ifname=name)
@@ -213,9 +258,37 @@ class Links:
                 raise HostError(f"the {what} {query} could not be removed: {_reason(error)}") from error
 
 
+def _runs(link: Any) -> bool:
+    return bool(link["flags"] & _IFF_UP and link["flags"] & _IFF_RUNNING)
+
+
+def _is_tunnel(link: Any) -> bool:
+    info = link.get("linkinfo")
+    kind = info.get("kind") if info else None
+    if kind == "tun":  # TAP devices, which are of this kind too, may well lead somewhere
+        data = info.get("data")
+        return data is None or data.get("type", _IFLA_TUN_TYPE_TUN) == _IFLA_TUN_TYPE_TUN
+    return bool(kind == "wireguard")
+
+
 def _scope(network: IPv4Network | IPv6Network) -> str:
     """A route without a gateway is of scope link; IPv6 has no scopes. It must be the same to remove as to add."""
     return "link" if network.version == 4 else "universe"
+
+
+def drops_detoured(name: str) -> bool:
+    """Whether interface ``name`` drops IPv4 datagrams of which it would send the answer into a detour.
+
+    A strict rp_filter asks the routing table where an answer would go, and does not know that ours carries a mark.
+    """
+    strictest = 0
+    for scope in ("all", name):
+        try:
+            with open(f"/proc/sys/net/ipv4/conf/{scope}/rp_filter", encoding="ascii") as file:  # noqa: PTH123 - procfs, no path logic
+                strictest = max(strictest, int(file.read()))
+        except OSError:
+            continue
+    return strictest == _STRICT
 
 
 def _ipv6_disabled(name: str) -> bool:
@@ -232,14 +305,24 @@ def _reason(error: NetlinkError) -> str:
     return os.strerror(error.code) if error.code else str(error)
 
 
+class Change(Flag):
+    """What a notification was about."""
+
+    NONE = 0
+    ADDRESSES = auto()
+    """Addresses or interfaces."""
+    ROUTES = auto()
+
+
 class LinkWatch:
-    """A selectable descriptor that becomes readable when an interface or an address of this namespace changes."""
+    """A selectable descriptor that becomes readable when an interface, address or route of this namespace changes."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
         )
-        self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+        routes = _RTMGRP_IPV4_ROUTE | _RTMGRP_IPV6_ROUTE
+        self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR | routes))
 
     def __enter__(self) -> Self:
         return self
@@ -250,15 +333,27 @@ class LinkWatch:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def drain(self) -> None:
-        """Take all waiting notifications. Never blocks, never raises: an overflow (ENOBUFS) is a notification too."""
+    def drain(self) -> Change:
+        """Take all waiting notifications; returns what they were about. Never blocks, never raises."""
+        change = Change.NONE
         while True:
             try:
-                self._socket.recv(65536)
+                change |= _change(self._socket.recv(65536))
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
-                    return
+                    return change
+                change = Change.ADDRESSES | Change.ROUTES  # an overflow: some were lost
 
     def close(self) -> None:
         """Stop watching."""
         self._socket.close()
+
+
+def _change(notification: bytes) -> Change:
+    """What one read from the kernel is about: messages of nlmsghdr and body, each at a multiple of 4."""
+    change, at = Change.NONE, 0
+    while at + _NLMSG.size <= len(notification):
+        length, kind, *_ = _NLMSG.unpack_from(notification, at)
+        change |= Change.ROUTES if kind in (_RTM_NEWROUTE, _RTM_DELROUTE) else Change.ADDRESSES
+        at += max(_NLMSG.size, length + 3 & ~3)
+    return change

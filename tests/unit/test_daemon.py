@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface
@@ -30,7 +30,7 @@ from centipede.protocol.drops import DropReason
 from centipede.protocol.effects import Effects, LogLine, Outgoing
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.identity import Identity
-from centipede.protocol.spec import PeerRecord, PeerSpec
+from centipede.protocol.spec import Network, PeerRecord, PeerSpec
 from centipede.protocol.status import NodeStatus
 from centipede.protocol.table import Event, ForwardingTable, Resumed, Run
 from centipede.protocol.timing import Timing
@@ -87,6 +87,15 @@ class PlayedNode:
 
     def set_endpoints(self, public_key: object, endpoints: Sequence[Endpoint], now: float) -> None:
         self.stage.note(f"endpoints {' '.join(map(str, endpoints))}")
+
+    def set_tunnelled(self, networks: Iterable[Network], now: float) -> None:
+        self.stage.note(f"tunnelled {' '.join(map(str, networks))}")
+
+    def hurry(self, now: float) -> None:
+        self.stage.note("hurry")
+
+    def seek(self, public_key: object, now: float) -> None:
+        self.stage.note("seek")
 
     def observe(self, counters: EngineCounters) -> None:
         self.stage.note("observe")
@@ -199,13 +208,13 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
             os.close(fd)
         return PlayedEngine(stage)
 
-    def open_sockets(local: Endpoint, count: int, *, device: str | None) -> tuple[int, ...]:
+    def open_sockets(local: Endpoint, count: int, *, device: str | None, mark: int) -> tuple[int, ...]:
         if stage.refused == "sockets":
             raise HostError(f"UDP {local} is in use")
         return (0,) * count
 
-    def listening(engine: Engine, listen: Sequence[Listen], tunnel: str) -> Listening:
-        return Listening(engine, listen, tunnel, open_sockets)
+    def listening(engine: Engine, listen: Sequence[Listen], tunnel: str, mark: int) -> Listening:
+        return Listening(engine, listen, tunnel, mark, open_sockets)
 
     def node(identity: Identity, *, run: Run, timing: Timing, random: Callable[[int], bytes]) -> PlayedNode:
         assert len(random(32)) == 32
@@ -290,6 +299,7 @@ def test_coming_up_and_going_down(stage: Stage, tmp_path: Path) -> None:
     assert [each for each in stage.happened if each != "observe"] == [
         "configure cpd-test 1420 10.9.0.0/16",
         "+192.0.2.1:7",
+        "tunnelled 10.7.0.0/24",
         "locals 192.0.2.1:7",
         "add alice None",
         "endpoints 198.51.100.7:7",

@@ -22,7 +22,8 @@ HOME6 = LinkAddress("eth0", 2, ip_address("2001:db8::1"))
 MOBILE = LinkAddress("wwan0", 3, ip_address("198.51.100.1"))
 LOOPBACK = LinkAddress("lo", 1, ip_address("203.0.113.1"), loopback=True)
 OWN = LinkAddress("cpd0", 9, ip_address("10.7.0.1"))
-ALL = (LOOPBACK, HOME, HOME6, OWN, MOBILE)
+OTHER_TUNNEL = LinkAddress("tun9", 10, ip_address("10.8.0.1"), tunnel=True)
+ALL = (LOOPBACK, HOME, HOME6, OWN, OTHER_TUNNEL, MOBILE)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,8 @@ ALL = (LOOPBACK, HOME, HOME6, OWN, MOBILE)
         (["192.0.2.9:7"], [Place("192.0.2.9", 7)]),
         (["eth0:7"], [Place("192.0.2.1", 7, "eth0", 2), Place("2001:db8::1", 7, "eth0", 2)]),
         (["lo:7"], [Place("203.0.113.1", 7, "lo", 1)]),
-        (["tun9:7"], []),
+        (["tun8:7"], []),
+        (["tun9:7"], [Place("10.8.0.1", 7, "tun9", 10)]),
         (
             ["auto:7"],
             [
@@ -86,10 +88,11 @@ class Host:
         self.refused: set[str] = set()
         self.devices: dict[Endpoint, str | None] = {}
         self.listening = Listening(
-            cast("Engine", self.engine), [parse_listen(entry) for entry in entries], "cpd0", self.open
+            cast("Engine", self.engine), [parse_listen(entry) for entry in entries], "cpd0", 9, self.open
         )
 
-    def open(self, local: Endpoint, count: int, *, device: str | None) -> tuple[int, ...]:
+    def open(self, local: Endpoint, count: int, *, device: str | None, mark: int) -> tuple[int, ...]:
+        assert mark == 9
         if local.host in self.refused:
             raise HostError(f"UDP {local} is in use")
         self.devices[local] = device
@@ -172,7 +175,7 @@ def test_no_more_than_eight_are_served(caplog: pytest.LogCaptureFixture) -> None
 
 def test_a_free_port_is_the_same_for_all_workers() -> None:
     engine = FakeEngine()
-    listening = Listening(cast("Engine", engine), [ANYWHERE], "cpd0")
+    listening = Listening(cast("Engine", engine), [ANYWHERE], "cpd0", None)
     listening.open([LinkAddress("lo", 1, ip_address("127.0.0.1"))], 0.0)
     ((local, fds),) = engine.fds.items()
     assert listening.locals == (local,)
