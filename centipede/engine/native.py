@@ -43,9 +43,9 @@ SPIN_S = 50e-6
 _ENDPOINT = struct.Struct("=16sIHBx")
 _RUN = struct.Struct("=HBx")
 _ROUTE = struct.Struct("=16sQBB6x")
-_PATH = struct.Struct("=Q24s24s")
-_PEER = struct.Struct("=QQIIIII4s6s2x32s")
-_SESSION = struct.Struct("=QQII6sBx32s")
+_PATH = struct.Struct("=Q24s24sQQ")
+_PEER = struct.Struct("=QQ" + 9 * "I" + "4s6s2x32s")
+_SESSION = struct.Struct("=QQIIQ6sBx32s")
 _EVENT = struct.Struct("=IIII" + "QQQ" + "24s24s")
 
 _ELEMENTS = {
@@ -318,6 +318,7 @@ def _pack_table(table: ForwardingTable, routes: bytearray) -> dict[str, bytearra
             session.peer,
             len(sources) // _RUN.size,
             len(session.sources),
+            round(session.reorder_s / _NS),
             session.base,
             session.pending,
             session.key,
@@ -331,6 +332,12 @@ def _pack_table(table: ForwardingTable, routes: bytearray) -> dict[str, bytearra
         plan = peer.plan
         if plan is not None:
             paths += _pack_paths(plan.paths)
+        urgent_first = len(paths) // _PATH.size
+        if plan is not None:
+            paths += _pack_paths(plan.urgent)
+        lane_first = len(paths) // _PATH.size
+        for lane in plan.lanes if plan else ():
+            paths += _pack_path(lane.path, lane.rate_bytes_per_s, round(lane.delay_s / _NS))
         peers += _PEER.pack(
             peer.peer,
             plan.session if plan else 0,
@@ -339,6 +346,10 @@ def _pack_table(table: ForwardingTable, routes: bytearray) -> dict[str, bytearra
             plan_first,
             len(plan.paths) if plan else 0,
             min(plan.copies, len(plan.paths)) if plan else 0,
+            urgent_first,
+            len(plan.urgent) if plan else 0,
+            lane_first,
+            len(plan.lanes) if plan else 0,
             _pack_run(plan.run if plan else Run()),
             plan.base if plan else b"",
             plan.key if plan else b"",
@@ -351,7 +362,12 @@ def _pack_run(run: Run) -> bytes:
 
 
 def _pack_paths(paths: Sequence[TablePath]) -> bytes:
-    return b"".join(_PATH.pack(path.path, _pack_endpoint(path.local), _pack_endpoint(path.remote)) for path in paths)
+    return b"".join(_pack_path(path, 0, 0) for path in paths)
+
+
+def _pack_path(path: TablePath, rate_bytes_per_s: int, delay_ns: int) -> bytes:
+    local, remote = _pack_endpoint(path.local), _pack_endpoint(path.remote)
+    return _PATH.pack(path.path, local, remote, rate_bytes_per_s, delay_ns)
 
 
 def _pack_endpoint(endpoint: Endpoint) -> bytes:

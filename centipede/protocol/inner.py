@@ -3,7 +3,7 @@
 Owns the look at a packet from the TUN device, and the receiver's checks and finishing touch on an opened one: lengths,
 and the transport checksum that the sender may have left half done (checksum-partial: the first bit of the plaintext is
 set and the TCP or UDP checksum field holds only the folded pseudo-header sum). Whether an address is allowed is the
-engine's question. Both functions run once per packet and never raise, whatever the bytes.
+engine's question. These functions run once per packet and never raise, whatever the bytes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,12 @@ _PARTIAL = 0x80
 _TCP = 6
 _UDP = 17
 _IPV6_HEADER = 40
+_CONTROL_FLAGS = 0x07  # FIN, SYN, RST
+
+URGENT_BYTES = 256
+"""A packet of at most this length is urgent: acknowledgements, keystrokes, voice, name look-ups."""
+URGENT_DSCP = 40
+"""So is one of this class (CS5, RFC 2474) or above: signalling, voice, network control."""
 
 
 class Inner(NamedTuple):
@@ -47,6 +53,24 @@ def read_inner(packet: BytesLike) -> Inner | None:
             return None
         return Inner(bytes(packet[8:24]), bytes(packet[24:40]), length)
     return None
+
+
+def is_urgent(packet: BytesLike) -> bool:
+    """Whether a packet is worth a copy: short, of a class for real time, or TCP that begins or ends a connection.
+
+    For packets that :func:`read_inner` took.
+    """
+    if packet[0] >> 4 == 4:
+        length, dscp, protocol = packet[2] << 8 | packet[3], packet[1] >> 2, packet[9]
+        start = (packet[0] & 15) * 4
+        later = packet[6] & 0x1F or packet[7]  # a later fragment has no TCP header
+    else:
+        length = _IPV6_HEADER + (packet[4] << 8 | packet[5])
+        dscp, protocol = (packet[0] & 15) << 2 | packet[1] >> 6, packet[6]
+        start, later = _IPV6_HEADER, 0
+    if length <= URGENT_BYTES or dscp >= URGENT_DSCP:
+        return True
+    return protocol == _TCP and not later and bool(packet[start + 13] & _CONTROL_FLAGS)
 
 
 def finish_inner(plaintext: bytes) -> bytes | DropReason:

@@ -24,6 +24,9 @@ from typing import TypeAlias
 
 from centipede.protocol.endpoint import Endpoint
 
+REORDER_PACKETS = 1024
+"""Counters that the wait for earlier packets spans at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -58,10 +61,27 @@ class TablePath:
 
 
 @dataclass(frozen=True, slots=True)
+class Lane:
+    """A path that takes a share of the packets, as far as it is estimated to be free."""
+
+    path: TablePath
+    rate_bytes_per_s: int
+    """More than 0."""
+    delay_s: float
+    """One way, beyond that of the quickest lane."""
+
+
+@dataclass(frozen=True, slots=True)
 class SendPlan:
     """How to send to a peer: the key, the peer's run of shards, and the paths in order of preference.
 
-    Each packet is sealed once and the same bytes go to the first ``copies`` of ``paths``.
+    Each packet is sealed once. A packet that is urgent goes to each of ``urgent``, if there are any. Another goes to
+    the lane that would deliver it first, if there are lanes, else to the first ``copies`` of ``paths``. What is urgent
+    says :func:`centipede.protocol.inner.is_urgent`; a superpacket of several segments never is.
+
+    A lane is busy until it has sent what it was given, at its rate. It delivers a packet when it is free, plus the time
+    to send the packet, plus its delay; of equals the first is taken. That much is kept for the path's number, so a lane
+    stays as busy as it is over a new table.
     """
 
     session: int
@@ -75,6 +95,13 @@ class SendPlan:
     """Never empty, best first."""
     copies: int
     """1 or more; more than there are paths means all of them."""
+    urgent: tuple[TablePath, ...] = ()
+    lanes: tuple[Lane, ...] = ()
+
+    @property
+    def listed(self) -> tuple[TablePath, ...]:
+        """Every path the plan names; one may come twice."""
+        return (*self.paths, *self.urgent, *(lane.path for lane in self.lanes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +118,13 @@ class ReceiveSession:
     """The engine reports the first packet it opens under a pending session as :class:`FirstData`."""
     sources: tuple[Run, ...]
     """The peer's runs heard so far: a window exists for each of their shards."""
+    reorder_s: float = 0.0
+    """More than 0: the packets of a source shard are delivered in order as far as possible.
+
+    One that came too early waits for those before it, but not longer than this, nor while there are
+    :data:`REORDER_PACKETS` counters between it and the first that is missing. One that comes too late is delivered at
+    once. None is dropped.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,8 @@ struct engine_path {
 	uint64_t	path;
 	struct engine_endpoint local;
 	struct engine_endpoint remote;
+	uint64_t	rate_bytes_per_s;	/* of a lane; else 0 */
+	uint64_t	delay_ns;
 };
 
 struct engine_peer {
@@ -54,6 +56,10 @@ struct engine_peer {
 	uint32_t	plan_first;	/* index of the first path of the plan */
 	uint32_t	plan_count;	/* 0: no plan */
 	uint32_t	copies;
+	uint32_t	urgent_first;	/* index of the first path that urgent packets take */
+	uint32_t	urgent_count;
+	uint32_t	lane_first;
+	uint32_t	lane_count;
 	struct engine_run run;
 	uint8_t		base[6];
 	uint8_t		zero[2];
@@ -65,6 +71,7 @@ struct engine_session {
 	uint64_t	peer;
 	uint32_t	source_first;	/* index of the first run heard */
 	uint32_t	source_count;
+	uint64_t	reorder_ns;	/* how long a packet may wait for those before it; 0: not at all */
 	uint8_t		base[6];
 	uint8_t		pending;
 	uint8_t		zero;

@@ -6,11 +6,58 @@
 
 #define RESUMED_AFTER_NS	(2 * NS_PER_S)	/* contract.py */
 #define RESUMED_AGAIN_NS	(1 * NS_PER_S)
+#define LANE_BACKLOG_NS		(NS_PER_S / 10)	/* view.py */
+
+/* The lane that delivers a datagram first; it is busy with it from now on. table.py, SendPlan. */
+static const struct fan *
+choose_lane(const struct worker *w, const struct peer *peer, size_t bytes)
+{
+	const struct lane *lane, *chosen = peer->lanes, *end = peer->lanes + peer->lane_count;
+	uint64_t free_ns, chosen_ns = 0, arrival_ns = UINT64_MAX, least_ns = UINT64_MAX, limit_ns;
+
+	for (lane = peer->lanes; lane < end; lane++) {
+		free_ns = counter_read(&lane->fan.paths->state->busy_ns);
+		free_ns = (free_ns > w->now_ns ? free_ns : w->now_ns) + bytes * NS_PER_S / lane->rate_bytes_per_s;
+		if (free_ns + lane->delay_ns < arrival_ns) {
+			chosen = lane;
+			chosen_ns = free_ns;
+			arrival_ns = free_ns + lane->delay_ns;
+		}
+	}
+	counter_set(&chosen->fan.paths->state->busy_ns, chosen_ns);
+	limit_ns = w->now_ns + LANE_BACKLOG_NS;
+	if (likely(chosen_ns <= limit_ns))
+		return (&chosen->fan);
+	/* All lanes may be given more than they take: what counts then is the difference between them. */
+	for (lane = peer->lanes; lane < end; lane++) {
+		free_ns = counter_read(&lane->fan.paths->state->busy_ns);
+		least_ns = free_ns < least_ns ? free_ns : least_ns;
+	}
+	for (lane = peer->lanes; lane < end && least_ns > limit_ns; lane++) {
+		free_ns = counter_read(&lane->fan.paths->state->busy_ns);
+		counter_set(&lane->fan.paths->state->busy_ns, free_ns - (least_ns - limit_ns));
+	}
+	return (&chosen->fan);
+}
+
+/* Where the packet goes that the segmenter holds; NULL: each segment to a lane of its own. */
+static const struct fan *
+choose_fan(const struct worker *w, const struct peer *peer)
+{
+	const struct segmenter *s = &w->segmenter;
+
+	if (likely(peer->urgent.count == 0 && peer->lane_count == 0))
+		return (&peer->fan);
+	if (peer->urgent.count != 0 && s->header_bytes == 0 && inner_urgent(s->packet, &s->inner))
+		return (&peer->urgent);
+	return (peer->lane_count == 0 ? &peer->fan : NULL);
+}
 
 /* Seal each segment once; trains take the bytes to every path. */
 static void
 transmit(struct worker *w, const struct peer *peer)
 {
+	const struct fan *fan = choose_fan(w, peer);
 	const struct snapshot *s = w->snapshot;
 	struct session_state *session = peer->session;
 	_Atomic uint64_t *next = &session->counters[w->index].next;
@@ -30,7 +77,8 @@ transmit(struct worker *w, const struct peer *peer)
 		store_be64(datagram, source | counter);
 		store_be64(datagram + 8, sid);
 		if (likely(aead_seal(w->aead, session->tx_key, datagram, segment, bytes)))
-			train_put(&w->trains, peer, HEADER_BYTES + bytes);
+			train_put(&w->trains, likely(fan != NULL) ? fan : choose_lane(w, peer, HEADER_BYTES + bytes),
+			    HEADER_BYTES + bytes);
 		else
 			drop(w->drops, DROP_SEND_NO_BUFFERS, 1);
 	}

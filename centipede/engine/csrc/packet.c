@@ -24,6 +24,20 @@ inner_parse(const uint8_t *packet, size_t bytes, struct inner *inner)
 	return (false);
 }
 
+/* Whether a packet is worth a copy: short, of a class for real time, or TCP that begins or ends a connection. */
+bool
+inner_urgent(const uint8_t *packet, const struct inner *inner)
+{
+	unsigned dscp = inner->version == 4 ? packet[1] >> 2 : (load_be16(packet) >> 6) & 63;
+
+	if (inner->bytes <= URGENT_BYTES || dscp >= URGENT_DSCP)
+		return (true);
+	/* A later fragment has no TCP header. */
+	if (inner->protocol != PROTOCOL_TCP || (inner->version == 4 && (load_be16(packet + 6) & 0x1fff) != 0))
+		return (false);
+	return ((packet[inner->l3_bytes + 13] & (TCP_FIN | TCP_SYN | TCP_RST)) != 0);
+}
+
 /* Where the checksum stands in the transport header, or 0 if this is neither TCP nor UDP. */
 size_t
 inner_checksum_offset(const struct inner *inner)

@@ -7,6 +7,8 @@
 #define PACKET_BYTES_MAX	65535
 #define PARTIAL_BIT		0x80	/* of the first byte: the transport checksum is left to the receiver */
 #define IPV6_HEADER_BYTES	40
+#define URGENT_BYTES		256	/* protocol/inner.py */
+#define URGENT_DSCP		40
 
 enum {
 	PROTOCOL_TCP = 6,
@@ -34,6 +36,7 @@ struct inner {
 
 bool	 inner_parse(const uint8_t *packet, size_t bytes, struct inner *);
 size_t	 inner_checksum_offset(const struct inner *);
+bool	 inner_urgent(const uint8_t *packet, const struct inner *);
 bool	 inner_transport_whole(const uint8_t *packet, const struct inner *);
 void	 inner_complete(uint8_t *packet, const struct inner *);
 bool	 inner_checksum_good(const uint8_t *packet, const struct inner *);

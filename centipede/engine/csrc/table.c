@@ -283,7 +283,7 @@ static bool
 table_valid(const struct engine_table *t)
 {
 	const struct engine_peer *p;
-	uint32_t i;
+	uint32_t i, j;
 
 	if (!run_valid(&t->run) || t->route_count > ENTRIES_MAX || t->peer_count > ENTRIES_MAX ||
 	    t->session_count > ENTRIES_MAX || t->path_count > ENTRIES_MAX || t->source_count > ENTRIES_MAX)
@@ -305,8 +305,13 @@ table_valid(const struct engine_table *t)
 		p = &t->peers[i];
 		if (!slice_valid(p->known_first, p->known_count, t->path_count) ||
 		    !slice_valid(p->plan_first, p->plan_count, t->path_count) ||
+		    !slice_valid(p->urgent_first, p->urgent_count, t->path_count) ||
+		    !slice_valid(p->lane_first, p->lane_count, t->path_count) ||
 		    (p->plan_count > 0 && (p->copies == 0 || !run_valid(&p->run))))
 			return (false);
+		for (j = 0; j < p->lane_count; j++)
+			if (t->paths[p->lane_first + j].rate_bytes_per_s == 0)
+				return (false);
 	}
 	return (true);
 }
@@ -387,10 +392,25 @@ compile_local(struct compile *c, const struct engine_endpoint *e)
 	return (l);
 }
 
-static void
-compile_plan(struct compile *c, const struct engine_peer *from, struct peer *to, struct path *path)
+/* The paths `first` to `first + count` of the table, put at `path`. */
+static struct fan
+compile_fan(struct compile *c, uint32_t first, uint32_t count, struct path *path)
 {
-	const struct engine_path *e;
+	const struct engine_path *e = c->t->paths + first;
+	struct fan fan = { .paths = path, .count = count };
+
+	for (; path < fan.paths + count; path++, e++) {
+		path->state = list_find(&c->s->path_states, e->path);
+		path->local = e->local.version == e->remote.version ? compile_local(c, &e->local) : NULL;
+		address_set(&path->remote, &e->remote);
+	}
+	return (fan);
+}
+
+static void
+compile_plan(struct compile *c, const struct engine_peer *from, struct peer *to, struct path *path, struct lane *lane)
+{
+	const struct engine_path *e = c->t->paths + from->lane_first;
 	uint32_t i;
 
 	if (!to->session->has_tx_key) {
@@ -400,13 +420,17 @@ compile_plan(struct compile *c, const struct engine_peer *from, struct peer *to,
 	to->base = base_of(from->base);
 	to->run_first = from->run.first;
 	to->run_size = (uint16_t)(1u << from->run.k);
-	to->path_count = from->copies < from->plan_count ? from->copies : from->plan_count;
-	to->paths = path;
-	for (i = 0; i < to->path_count; i++, path++) {
-		e = &c->t->paths[from->plan_first + i];
-		path->state = list_find(&c->s->path_states, e->path);
-		path->local = e->local.version == e->remote.version ? compile_local(c, &e->local) : NULL;
-		address_set(&path->remote, &e->remote);
+	to->fan = compile_fan(c, from->plan_first,
+	    from->copies < from->plan_count ? from->copies : from->plan_count, path);
+	path += from->plan_count;
+	to->urgent = compile_fan(c, from->urgent_first, from->urgent_count, path);
+	path += from->urgent_count;
+	to->lanes = lane;
+	to->lane_count = from->lane_count;
+	for (i = 0; i < from->lane_count; i++, lane++) {
+		lane->fan = compile_fan(c, from->lane_first + i, 1, path++);
+		lane->rate_bytes_per_s = e[i].rate_bytes_per_s;
+		lane->delay_ns = e[i].delay_ns;
 	}
 }
 
@@ -438,21 +462,25 @@ compile_peers(struct compile *c)
 	const struct engine_peer *from;
 	struct snapshot *s = c->s;
 	struct peer *to;
-	size_t known = 0, planned = 0;
+	size_t known = 0, planned = 0, lanes = 0;
 	uint32_t i;
 
 	for (i = 0; i < t->peer_count; i++) {
-		known += (size_t)t->peers[i].known_count + t->peers[i].plan_count;
-		planned += t->peers[i].plan_count;
+		from = &t->peers[i];
+		known += (size_t)from->known_count;
+		planned += (size_t)from->plan_count + from->urgent_count + from->lane_count;
+		lanes += from->lane_count;
 	}
+	known += planned;
 	if (known > ENTRIES_MAX)
 		return (ENGINE_BAD_TABLE);
 	if ((s->peers = calloc((size_t)t->peer_count + 1, sizeof(*s->peers))) == NULL ||
 	    (s->known = calloc(known + 1, sizeof(*s->known))) == NULL ||
 	    (s->paths = calloc(planned + 1, sizeof(*s->paths))) == NULL ||
+	    (s->lanes = calloc(lanes + 1, sizeof(*s->lanes))) == NULL ||
 	    (s->known_slots = slots_new(known, &s->known_mask)) == NULL)
 		return (ENGINE_NO_MEMORY);
-	planned = 0;
+	planned = lanes = 0;
 	for (i = 0; i < t->peer_count; i++) {
 		from = &t->peers[i];
 		to = &s->peers[s->peer_count++];
@@ -463,9 +491,12 @@ compile_peers(struct compile *c)
 			continue;
 		if ((to->session = list_find(&s->session_states, from->session)) == NULL)
 			return (ENGINE_BAD_TABLE);
-		compile_plan(c, from, to, s->paths + planned);
+		compile_plan(c, from, to, s->paths + planned, s->lanes + lanes);
 		compile_known(c, from->plan_first, from->plan_count, i);
-		planned += to->path_count;
+		compile_known(c, from->urgent_first, from->urgent_count, i);
+		compile_known(c, from->lane_first, from->lane_count, i);
+		planned += (size_t)from->plan_count + from->urgent_count + from->lane_count;
+		lanes += from->lane_count;
 	}
 	return (0);
 }
@@ -624,6 +655,7 @@ snapshot_free(struct snapshot *s, const struct snapshot *heir)
 	free(s->known);
 	free(s->known_slots);
 	free(s->paths);
+	free(s->lanes);
 	free(s->runs);
 	free(s);
 }

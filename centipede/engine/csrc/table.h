@@ -50,6 +50,8 @@ struct path_worker {
 
 struct path_state {
 	uint64_t	number;
+	/* As a lane. All workers write it; an estimate does not suffer from a lost update. */
+	_Alignas(CACHE_LINE) counter_t busy_ns;
 	struct path_worker workers[WORKERS_MAX];
 };
 
@@ -96,14 +98,28 @@ struct path {
 	struct address	remote;
 };
 
+/* The paths that a packet goes to, once each. */
+struct fan {
+	const struct path *paths;
+	uint32_t	count;
+};
+
+struct lane {
+	struct fan	fan;		/* one path */
+	uint64_t	rate_bytes_per_s;
+	uint64_t	delay_ns;
+};
+
 struct peer {
 	uint64_t	number;
 	struct peer_state *state;
 	struct session_state *session;	/* NULL: no plan, packets wait */
 	uint64_t	base;		/* 48 bits */
 	uint16_t	run_first, run_size;
-	uint32_t	path_count;	/* those that carry each packet: copies of them at most */
-	const struct path *paths;
+	struct fan	fan;
+	struct fan	urgent;		/* of no path: urgent packets go where all go */
+	uint32_t	lane_count;	/* 0: packets take the fan */
+	const struct lane *lanes;
 };
 
 struct source_run {
@@ -141,6 +157,7 @@ struct snapshot {
 	uint32_t	*known_slots;	/* index + 1, by hash of local, remote and peer */
 	uint64_t	known_mask;
 	struct path	*paths;
+	struct lane	*lanes;
 	struct source_run *runs;
 	struct list	session_states, path_states, peer_states;
 	_Atomic uint64_t told[TOLD_MAX];

@@ -41,11 +41,11 @@ train_place(struct trains *t, size_t datagram_bytes)
 }
 
 void
-train_put(struct trains *t, const struct peer *peer, size_t datagram_bytes)
+train_put(struct trains *t, const struct fan *fan, size_t datagram_bytes)
 {
 	struct train *last = t->count > 0 ? &t->list[t->count - 1] : NULL;
 
-	if (last != NULL && last->peer == peer && datagram_bytes <= last->segment_bytes &&
+	if (last != NULL && last->fan == fan && datagram_bytes <= last->segment_bytes &&
 	    last->bytes == last->segments * last->segment_bytes && last->segments < TRAIN_SEGMENTS_MAX &&
 	    last->bytes + datagram_bytes <= DATAGRAM_BYTES_MAX) {
 		last->segments++;
@@ -53,7 +53,7 @@ train_put(struct trains *t, const struct peer *peer, size_t datagram_bytes)
 		t->used += datagram_bytes;
 		return;
 	}
-	t->list[t->count++] = (struct train){ .peer = peer, .offset = (uint32_t)t->used, .segments = 1,
+	t->list[t->count++] = (struct train){ .fan = fan, .offset = (uint32_t)t->used, .segments = 1,
 	    .bytes = (uint32_t)datagram_bytes, .segment_bytes = (uint32_t)datagram_bytes };
 	t->used += datagram_bytes;
 	if (t->count == TRAINS_MAX)
@@ -198,8 +198,8 @@ trains_send(struct trains *t)
 	uint32_t p;
 
 	for (train = t->list; train < t->list + t->count; train++)
-		for (p = 0; p < train->peer->path_count; p++) {
-			path = &train->peer->paths[p];
+		for (p = 0; p < train->fan->count; p++) {
+			path = &train->fan->paths[p];
 			for (l = 0; l < local_count && locals[l] != path->local; l++)
 				continue;
 			if (l == local_count && path->local != NULL)
@@ -210,8 +210,8 @@ trains_send(struct trains *t)
 	for (l = 0; l < local_count; l++) {
 		t->message_fd = atomic_load_explicit(&locals[l]->fds[t->worker], memory_order_relaxed);
 		for (i = 0; i < t->count; i++)
-			for (p = 0; p < t->list[i].peer->path_count; p++) {
-				path = &t->list[i].peer->paths[p];
+			for (p = 0; p < t->list[i].fan->count; p++) {
+				path = &t->list[i].fan->paths[p];
 				if (path->local != locals[l])
 					continue;
 				if (t->message_fd == -1)

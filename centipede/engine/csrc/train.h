@@ -1,5 +1,5 @@
 /*
- * Trains of sealed datagrams on their way out. Datagrams of one plan and one size that follow each other form a train,
+ * Trains of sealed datagrams on their way out. Datagrams of one fan and one size that follow each other form a train,
  * which one UDP_SEGMENT send carries over each path; the last of a train may be shorter. Trains are sent together, with
  * one system call per local address.
  */
@@ -18,7 +18,7 @@
 #define MESSAGES_MAX		128
 
 struct train {
-	const struct peer *peer;
+	const struct fan *fan;
 	uint32_t	offset, bytes;
 	uint32_t	segment_bytes;
 	uint32_t	segments;
@@ -51,7 +51,7 @@ struct trains {
 
 /* Where to put a datagram of this size, sending what is in the way; train_put() then appends it. */
 uint8_t	*train_place(struct trains *, size_t datagram_bytes);
-void	 train_put(struct trains *, const struct peer *, size_t datagram_bytes);
+void	 train_put(struct trains *, const struct fan *, size_t datagram_bytes);
 void	 trains_send(struct trains *);
 unsigned send_drop_reason(int error);
 
