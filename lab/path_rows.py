@@ -98,7 +98,8 @@ def _singles(pairs: Sequence[_Pair]) -> Iterator[PathRow]:
         left, right = _addresses(pair)
         if len(ports) == 1:
             left, right = (address.rpartition(":")[0].strip("[]") for address in (left, right))
-        yield PathRow(_link_words(pair.links), f"{left} – {right}", _half([pair.left]), _half([pair.right]))
+        words = _link_words(pair.links) + _seen_by(pair)
+        yield PathRow(words, f"{left} – {right}", _half([pair.left]), _half([pair.right]))
 
 
 def _turns(pairs: Sequence[_Pair]) -> Iterator[PathRow]:
@@ -123,6 +124,11 @@ def _addresses(pair: _Pair) -> tuple[str, str]:
 
 def _link_words(links: tuple[str | None, str | None]) -> str:
     return " – ".join(dict.fromkeys(link for link in links if link is not None))
+
+
+def _seen_by(pair: _Pair) -> str:
+    """Say which end a path is told of by, if not by both."""
+    return "" if len(pair.both) == 2 else f", {pair.both[0].end}'s view"
 
 
 def _half(tracks: Sequence[PathTrack | None]) -> Half:

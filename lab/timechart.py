@@ -34,7 +34,7 @@ _WIDTH, _LEFT, _RIGHT = 10.0, 1.62, 1.78
 _PLOT = _WIDTH - _LEFT - _RIGHT
 _TITLE_SIZE, _PANEL_SIZE, _NAME_SIZE, _SMALL, _TINY = 12.5, 9.2, 8.4, 7.8, 7.0
 _LANES, _LANE = 4, 0.165
-_LINE_HEIGHT, _STRIP_HEIGHT, _PATH_HEIGHT = 1.0, 0.25, 0.37
+_LINE_HEIGHT, _STRIP_HEIGHT, _PATH_HEIGHT, _LONG_PATH_HEIGHT = 1.0, 0.25, 0.37, 0.47
 _PANEL_TITLE, _GAP = 0.2, 0.17
 _GROUND = {"facecolor": "white", "linewidth": 0, "pad": 1.2}
 _LEAST_SHOWN = 0.14
@@ -162,7 +162,18 @@ class _Sheet:
 def _height(panel: Panel) -> float:
     if isinstance(panel, LinePanel):
         return _LINE_HEIGHT
-    return _STRIP_HEIGHT * len(panel.strips) if isinstance(panel, StripPanel) else _PATH_HEIGHT * len(panel.rows)
+    if isinstance(panel, StripPanel):
+        return _STRIP_HEIGHT * len(panel.strips)
+    return _path_height(panel) * len(panel.rows)
+
+
+def _path_height(panel: PathPanel) -> float:
+    """Return the height of a row, which has to hold two lines of addresses if they are long."""
+    return _LONG_PATH_HEIGHT if any(_is_long(row.details) for row in panel.rows) else _PATH_HEIGHT
+
+
+def _is_long(details: str) -> bool:
+    return width_in(details, _TINY) > _LEFT - 0.2
 
 
 def _chip_rows(contenders: Sequence[Contender]) -> Iterator[list[tuple[Contender, float]]]:
@@ -285,10 +296,8 @@ def _path_panel(sheet: _Sheet, axes: Any, panel: PathPanel, top: float) -> None:
         middle = number + 0.5
         _half(axes, row.left, middle, -1.0, highest, panel.contender)
         _half(axes, row.right, middle, 1.0, highest, panel.contender)
-        y = top + _PATH_HEIGHT * middle
-        details = row.details
-        if width_in(details, _TINY) > _LEFT - 0.2:
-            details = details.replace(" – ", "\n– ")
+        details = row.details.replace(" – ", "\n– ") if _is_long(row.details) else row.details
+        y = top + _path_height(panel) * middle - (0.06 if "\n" in details else 0.0)
         sheet.name(y - 0.01, row.words)
         sheet.text(_LEFT - 0.1, y + 0.03, details, size=_TINY, color=MUTED, ha="right", va="top", linespacing=1.1)
     _path_key(sheet, panel, top, highest)

@@ -114,6 +114,7 @@ def test_behind_a_nat_each_end_has_its_own_row_with_the_ports() -> None:
         "10.1.0.1:51820 – 192.0.2.2:51820",
         "192.0.2.1:4711 – 192.0.2.2:51820",
     ]
+    assert [row.words for row in paths.rows] == ["one, left's view", "wan, right's view"]
     assert paths.rows[0].right.spans == []
     assert paths.rows[1].left.spans == []
 
