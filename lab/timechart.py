@@ -8,6 +8,7 @@ them, and the figures of the whole run stand to the right.
 from __future__ import annotations
 
 import io
+import math
 import re
 import textwrap
 from collections import Counter
@@ -21,7 +22,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from lab.comparison import render
-from lab.curves import Contender, Line, LinePanel, Panel, StripPanel, TimeChart, read
+from lab.curves import Contender, LinePanel, Panel, StripPanel, TimeChart, read
 from lab.labels import Label, place_labels, width_in
 from lab.palette import INK, MUTED, RULE, STYLE, colour
 from lab.path_rows import Half, PathPanel
@@ -95,7 +96,7 @@ def _figure(chart: TimeChart) -> Figure:
     for panel, panel_height in zip(chart.panels, heights, strict=True):
         sheet.text(_LEFT, y + 0.135, panel.title, size=_PANEL_SIZE, weight="bold", bbox=_GROUND)
         after = _LEFT + width_in(panel.title, _PANEL_SIZE, "bold") + 0.14
-        sheet.text(after, y + 0.135, panel.details, size=_SMALL, color=MUTED, bbox=_GROUND)
+        sheet.text(after, y + 0.135, _details(panel), size=_SMALL, color=MUTED, bbox=_GROUND)
         y += _PANEL_TITLE
         last = sheet.axes(y, panel_height, chart.end_s)
         if isinstance(panel, LinePanel):
@@ -157,6 +158,14 @@ class _Sheet:
         ends = [1 - top / self.height, 1 - bottom / self.height]
         line = mpl.lines.Line2D([x / _WIDTH] * 2, ends, color=MUTED, linewidth=0.8, linestyle=(0, (4, 2.5)), zorder=0.5)
         self.figure.add_artist(line)
+
+
+def _details(panel: Panel) -> str:
+    """Return what follows a panel's title, a peak that is cut off included."""
+    if not isinstance(panel, LinePanel) or _cut(panel) is None:
+        return panel.details
+    peak = max(value for line in panel.lines for value in line.values if not math.isnan(value))
+    return f"{panel.details}; cut off, highest {render(peak)}"
 
 
 def _height(panel: Panel) -> float:
@@ -223,7 +232,7 @@ def _unlabelled(labels: Sequence[Label]) -> str:
 
 
 def _line_panel(sheet: _Sheet, axes: Any, panel: LinePanel, top: float) -> None:
-    values = [value for line in panel.lines for value in (*line.values, *line.peaks) if value == value]
+    values = [value for line in panel.lines for value in (*line.values, *line.peaks) if not math.isnan(value)]
     highest = max(values, default=1.0) or 1.0
     lowest = min((value for value in values if value > 0), default=highest)
     if panel.logarithmic and highest > _LOGARITHMIC_FROM * lowest:
@@ -234,21 +243,9 @@ def _line_panel(sheet: _Sheet, axes: Any, panel: LinePanel, top: float) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(axis="y", which="minor", length=0)
     else:
-        edge = _cut(panel.lines, highest)
+        edge = _cut(panel) or highest
         axes.set_ylim(-0.03 * edge, 1.1 * edge)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]))
-        if edge < highest:
-            axes.text(
-                0.995,
-                0.94,
-                f"up to {render(highest)}",
-                transform=axes.transAxes,
-                size=_TINY,
-                color=MUTED,
-                ha="right",
-                va="top",
-                bbox=_GROUND,
-            )
     axes.yaxis.grid(visible=True, color=RULE, linewidth=0.6)
     for line in reversed(panel.lines):
         fill = colour(line.contender)
@@ -261,10 +258,14 @@ def _line_panel(sheet: _Sheet, axes: Any, panel: LinePanel, top: float) -> None:
         sheet.text(_LEFT + _PLOT + 0.29, y + 0.02, line.words, size=_SMALL)
 
 
-def _cut(lines: Sequence[Line], highest: float) -> float:
-    """Return where a panel ends that one short peak would make unreadable."""
-    usual = max((_quantile([value for value in line.values if value == value], 0.95) for line in lines), default=0.0)
-    return _CUT_AT * usual if highest > _CUT_FROM * usual > 0.0 else highest
+def _cut(panel: LinePanel) -> float | None:
+    """Return where a panel ends that a short peak would make unreadable, None if it shows everything."""
+    if panel.logarithmic:
+        return None
+    values = [[value for value in line.values if not math.isnan(value)] for line in panel.lines]
+    usual = max((_quantile(each, 0.95) for each in values), default=0.0)
+    highest = max((value for each in values for value in each), default=0.0)
+    return _CUT_AT * usual if highest > _CUT_FROM * usual > 0.0 else None
 
 
 def _quantile(values: Sequence[float], share: float) -> float:
@@ -340,6 +341,6 @@ def _path_key(sheet: _Sheet, panel: PathPanel, top: float, highest: float) -> No
         sheet.text(x, top - 0.065, state, size=_SMALL, color=MUTED, bbox=_GROUND)
         x -= 0.15
         sheet.box(x, top - 0.06, 0.11, 0.09, STATES[state])
-    key = ("upper half: left's view,", "what it sends above it", "lower half: right's view,", "what it sends below it")
-    for number, line in enumerate((*key, f"full height {render(highest)} Mbit/s")):
-        sheet.text(_LEFT + _PLOT + 0.12, top + 0.12 + 0.13 * number, line, size=_TINY, color=MUTED)
+    key = ("above: left's view, and what it", "sends; below: right's;", f"full height {render(highest)} Mbit/s")
+    for number, line in enumerate(key):
+        sheet.text(_LEFT + _PLOT + 0.12, top + 0.08 + 0.13 * number, line, size=_TINY, color=MUTED)

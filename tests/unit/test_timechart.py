@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab import curves
+from lab import curves, timechart
 from lab.curves import LinePanel, StripPanel, edges
 from lab.errors import LabError
 from lab.labels import place_labels, width_in
@@ -233,3 +233,15 @@ def test_a_storm_of_events_and_paths_can_be_drawn() -> None:
         for remote in range(4)
     ]
     assert render_svg([run(timeline=happened, paths=tracks)])
+
+
+def test_a_peak_is_cut_off_and_its_height_is_said() -> None:
+    rates = [20.0] * 39
+    usual = LinePanel(
+        "TCP", "tcp", False, [curves.Line("plain", [float(i) for i in range(41)], [*rates, 30.0], [], "")]
+    )
+    peak = LinePanel(
+        "TCP", "tcp", False, [curves.Line("plain", [float(i) for i in range(41)], [*rates, 777.0], [], "")]
+    )
+    assert timechart._details(usual) == "tcp"
+    assert timechart._details(peak) == "tcp; cut off, highest 777"
