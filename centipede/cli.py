@@ -26,6 +26,7 @@ from centipede.errors import CentipedeError, ConfigError, ControlError
 from centipede.fields import parse_name
 from centipede.log import LEVELS
 from centipede.protocol.identity import KEY_BYTES, Identity, render_key
+from centipede.protocol.scheduler import SCHEDULERS
 
 CONFIG_DIR = Path("/etc/centipede")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -259,7 +260,7 @@ def _settings(command: _Command) -> _Command:
         ),
         click.option("--allowed-ips", multiple=True, metavar="NETWORK", help="Inner networks of it; repeatable."),
         click.option("--preshared-key-file", type=click.Path(dir_okay=False, path_type=Path)),
-        click.option("--scheduler", type=click.Choice(["redundant", "fastest"])),
+        click.option("--scheduler", type=click.Choice(sorted(SCHEDULERS))),
         click.option("--copies", metavar="NUMBER|all"),
         click.option("--heartbeat", type=float, metavar="SECONDS"),
         click.option("--allow-remote", multiple=True, metavar="NETWORK", help="Sources it may have; repeatable."),

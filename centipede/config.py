@@ -38,8 +38,10 @@ from centipede.fields import (
     parse_target,
 )
 from centipede.keyfile import check_private, load_key
+from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handshake import NO_PSK
 from centipede.protocol.identity import Identity, PublicKey, parse_key
+from centipede.protocol.scheduler import SCHEDULERS
 from centipede.protocol.spec import PeerSpec
 from centipede.protocol.timing import Timing
 
@@ -98,10 +100,13 @@ class PeerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Where to look for the peer: host names or addresses, all of them tried at once. Without a port, 51820."""
     allowed_ips: list[str] = []
     """Inner networks of the peer: packets to them go to it, and only packets from them are taken from it."""
-    scheduler: Literal["redundant", "fastest", "aggregate", "adaptive"] = "redundant"
-    """``redundant``: each packet on ``copies`` paths at once. ``fastest``: on the best path."""
+    scheduler: Literal["redundant", "fastest", "aggregate", "adaptive"] | None = None
+    """``adaptive``, which it is if left out: small and urgent packets twice, the others once on the quickest path, and
+    more often while packets are lost. ``redundant``: each packet on ``copies`` paths at once. ``fastest``: each once,
+    on the best path."""
     copies: int | Literal["all"] | None = None
-    """For ``redundant``: on how many paths each packet goes, at most as many as there are; 2 if left out."""
+    """For ``redundant``, which is then chosen if nothing else is: on how many paths each packet goes, at most as many
+    as there are; 2 if left out."""
     heartbeat: float = 0.2
     """Seconds between heartbeats on a path that carries traffic."""
     allow_remote: list[str] = []
@@ -127,7 +132,7 @@ _EXAMPLES = {
     "preshared_key": 'preshared_key = "..." with what centipede genpsk prints',
     "endpoints": 'endpoints = ["vpn.example.net:51820", "198.51.100.7:51820"]',
     "allowed_ips": 'allowed_ips = ["10.7.0.2/32", "fd07::2/128"]',
-    "scheduler": 'scheduler = "redundant" or "fastest"',
+    "scheduler": 'scheduler = "adaptive", "redundant" or "fastest"',
     "copies": 'copies = 2 or copies = "all"',
     "heartbeat": "heartbeat = 0.2",
     "allow_remote": 'allow_remote = ["198.51.100.0/24"]',
@@ -259,12 +264,13 @@ def parse_peer(written: Mapping[str, Any], origin: str, directory: Path) -> Peer
     place = _Place(origin, f"[[peer]] {written.get('name', written.get('public_key', ''))}".rstrip())
     table = _convert(written, PeerTable, place)
     public_key = place.parse("public_key", table.public_key, _public_key)
-    if table.scheduler not in ("redundant", "fastest"):
-        place.fail("scheduler", f"{table.scheduler!r} is not available in this version; write {_EXAMPLES['scheduler']}")
-    if table.metered:
-        place.fail("metered", "no scheduler of this version spares metered links; remove the key")
-    if table.copies is not None and table.scheduler != "redundant":
-        place.fail("copies", f"scheduler {table.scheduler!r} sends no copies; remove the key or choose redundant")
+    scheduler = table.scheduler or ("adaptive" if table.copies is None else "redundant")
+    if scheduler not in SCHEDULERS:
+        place.fail("scheduler", f"{scheduler!r} is not available in this version; write {_EXAMPLES['scheduler']}")
+    if table.metered and scheduler != "adaptive":
+        place.fail("metered", f"scheduler {scheduler!r} spares no links; remove the key or choose adaptive")
+    if table.copies is not None and scheduler != "redundant":
+        place.fail("copies", f"scheduler {scheduler!r} sends no copies; remove the key or choose redundant")
     copies = 2 if table.copies is None else table.copies
     if copies != "all" and copies < 1:
         place.fail("copies", f"{copies} is less than 1; write {_EXAMPLES['copies']}")
@@ -278,11 +284,12 @@ def parse_peer(written: Mapping[str, Any], origin: str, directory: Path) -> Peer
         name=public_key.short if table.name is None else place.parse("name", table.name, parse_peer_name),
         preshared_key=_preshared_key(table, place, directory),
         allowed_ips=place.parse_each("allowed_ips", table.allowed_ips, parse_network),
-        scheduler=table.scheduler,
+        scheduler=scheduler,
         copies=None if copies == "all" else copies,
         heartbeat_s=table.heartbeat,
         allow_remote=place.parse_each("allow_remote", table.allow_remote, parse_network),
         keepalive=table.keepalive,
+        metered=place.parse_each("metered", table.metered, _metered),
     )
     return PeerConfig(spec, place.parse_each("endpoints", table.endpoints, parse_target), dict(written))
 
@@ -427,6 +434,14 @@ def _table(number: int, place: _Place) -> int:
     if number in KERNEL_TABLES:
         place.fail("table", f"{number} is one of the kernel's own tables; write {_EXAMPLES['table']}")
     return place.within("table", number, TABLE_RANGE)
+
+
+def _metered(text: str) -> str:
+    """An address in its one spelling, or the name of an interface."""
+    try:
+        return Endpoint.of(text, 0).host
+    except ValueError:
+        return text
 
 
 def _public_key(text: str) -> PublicKey:

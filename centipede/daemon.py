@@ -305,6 +305,7 @@ class Daemon:
     def _listen_on(self, addresses: Sequence[LinkAddress], now: float, *, strict: bool = False) -> None:
         before = self._listening.locals
         self._listening.open(addresses, now, strict=strict)
+        self._node.set_links({str(each.address): each.link for each in addresses}, now)
         if self._listening.locals != before:
             self._node.set_locals(self._listening.locals, now)
             self._carry_out()

@@ -42,6 +42,7 @@ def _peer(peer: PeerConfig) -> dict[str, Any]:
         "endpoints": [str(target) for target in peer.endpoints],
         "allowed_ips": [str(network) for network in spec.allowed_ips],
         "scheduler": spec.scheduler,
+        "metered": list(spec.metered),
         "copies": ("all" if spec.copies is None else spec.copies) if spec.scheduler == "redundant" else None,
         "heartbeat_s": spec.heartbeat_s,
         "allow_remote": [str(network) for network in spec.allow_remote],

@@ -144,7 +144,9 @@ class EngineModel:
             shard=plan.run.shard_of(worker),
             plaintext=packet,
         )
-        for path in plan.paths[: plan.copies]:
+        # The packets of the simulation are no IP packets: every fifth one is urgent.
+        urgent = plan.urgent and counter % 5 == 0
+        for path in plan.urgent if urgent else plan.paths[: plan.copies]:
             old = self._paths[path.path]
             self._paths[path.path] = replace(old, tx_packets=old.tx_packets + 1, tx_bytes=old.tx_bytes + len(datagram))
             self._transmit(path.local, path.remote, datagram)

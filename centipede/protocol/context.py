@@ -7,7 +7,7 @@ gathered here during a step and taken by the node at its end.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 
 from centipede.protocol.association import Session
@@ -41,6 +41,8 @@ class Context:
         self.random = random
         self.tunnelled: tuple[Network, ...] = ()
         """The tunnel's own networks: no outer address is in them."""
+        self.links: Mapping[str, str] = {}
+        """Name of the interface that a local address belongs to, as far as known."""
         self.params = Params(timing.gap_s, LARGEST_INNER, k=run.k)
         self.drops: Counter[DropReason] = Counter()
         self.sessions: dict[bytes, Session] = {}

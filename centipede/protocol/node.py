@@ -12,7 +12,7 @@ control thread.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from centipede.protocol.context import Context
 from centipede.protocol.counters import EngineCounters
@@ -123,6 +123,13 @@ class Node:
             self._touch(peer, now)
 
     def hurry(self, now: float) -> None:
+    def set_links(self, links: Mapping[str, str], now: float) -> None:
+        """Say which interface each local address belongs to, both by name: links may be metered by either."""
+        if links != self._context.links:
+            self._context.links = dict(links)
+            for peer in self._peers.values():
+                self._touch(peer, now)
+
         """The host's routes changed: try at once what could not be reached before."""
         for peer in self._peers.values():
             peer.hurry(now)

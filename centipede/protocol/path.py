@@ -42,6 +42,8 @@ _SHORTEST_INTERVAL_S = 0.02
 """What a peer announces is taken for at least this much, or rounding makes a path suspect."""
 _LONGEST_MEASURED_US = 600_000_000
 _UNMEASURED_S = 1.0
+_UNLOADED_BEATS = 256
+"""At a beat each 0.2 s, the least round trip takes most of a minute to rise to one that lasts."""
 _COUNT_MASK = 0xFFFF_FFFF
 
 
@@ -97,6 +99,8 @@ class Path:
         """Data traffic, as read from the engine last."""
         self.table_path = TablePath(number, local, remote)
         self.rtt_s: float | None = None
+        self.unloaded_rtt_s: float | None = None
+        """The least round trip, which rises slowly towards longer ones: that of the path without its queues."""
         self.jitter_s = 0.0
         self.beats = 0
         """Measurements of the round trip."""
@@ -297,6 +301,10 @@ class Path:
         else:
             self.jitter_s += (abs(rtt_s - self.rtt_s) - self.jitter_s) / 4
             self.rtt_s += (rtt_s - self.rtt_s) / 8
+        if self.unloaded_rtt_s is None or rtt_s < self.unloaded_rtt_s:
+            self.unloaded_rtt_s = rtt_s
+        else:
+            self.unloaded_rtt_s += (rtt_s - self.unloaded_rtt_s) / _UNLOADED_BEATS
         self.beats += 1
 
     def _measure_loss(self, echoed: _Beat, received: int) -> None:

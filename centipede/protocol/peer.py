@@ -228,7 +228,7 @@ class Peer:
     def settle(self, now: float) -> float:
         """Let plan, record and rhythm follow from the state; returns when ``handle_timer`` is due."""
         self.plan = self._make_plan(now)
-        self._reach.pulse.carrying = frozenset(path.path for path in self.plan.paths) if self.plan else frozenset()
+        self._reach.pulse.carrying = frozenset(path.path for path in self.plan.listed) if self.plan else frozenset()
         # The last ones known stay in the record, however long ago that was: there may be no others to try.
         self._store(replace(self.record, addresses=self._reach.addresses or self.record.addresses))
         return min(
@@ -413,6 +413,7 @@ class Peer:
             raise Refused(path)
         return path
 
+            urgent=choice.selection.urgent,
     def _store(self, record: PeerRecord) -> None:
         if record != self.record:
             self.record = record

@@ -210,7 +210,7 @@ class Reach:
             self._run = (sound or list(runs))[0]
         assert self._run is not None
         paths = runs[self._run]
-        selection = self._scheduler.choose([_candidate(path) for path in paths])
+        selection = self._scheduler.choose([self._candidate(path) for path in paths])
         return Choice(self._run, selection, frozenset(path.number for path in paths))
 
     def status(self, now: float) -> tuple[PathStatus, ...]:
@@ -236,6 +236,19 @@ class Reach:
             for path in self._paths
         )
 
+    def _candidate(self, path: Path) -> Candidate:
+        host = path.local.host
+        return Candidate(
+            path.table_path,
+            suspect=path.state is PathState.SUSPECT,
+            rtt_s=path.rtt_s,
+            unloaded_rtt_s=path.unloaded_rtt_s,
+            jitter_s=path.jitter_s,
+            loss=path.loss,
+            beats=path.beats,
+            metered=not {host, self._context.links.get(host)}.isdisjoint(self.spec.metered),
+        )
+
     def _follow(self, path: Path, before: PathState, now: float) -> None:
         """Do what a change of a path's state asks for."""
         if path.state is before:
@@ -247,14 +260,3 @@ class Reach:
         if before is not PathState.NEW or path.usable:
             self._paths.remember(path.remote, now)
         self._paths.refresh(now)
-
-
-def _candidate(path: Path) -> Candidate:
-    return Candidate(
-        path.table_path,
-        suspect=path.state is PathState.SUSPECT,
-        rtt_s=path.rtt_s,
-        jitter_s=path.jitter_s,
-        loss=path.loss,
-        beats=path.beats,
-    )

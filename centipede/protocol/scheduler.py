@@ -1,15 +1,15 @@
 """Schedulers: on which paths a peer's packets go. docs/protocol.md "Schedulers".
 
 A scheduler ranks the usable paths of one run of the peer's shards and answers with a :class:`Selection`; the engine
-sends each packet on its first ``copies`` paths. It is asked again whenever a path or a measurement changed. A path that
-holds a place keeps it until another was a fifth better for three beats, so measurements that wander do not make traffic
-wander. What a session, a heartbeat or an address is, is not known here.
+sends each packet on its first ``copies`` paths, an urgent one on those for urgent packets. It is asked again whenever a
+path or a measurement changed. A path that holds a place keeps it until another was a fifth better for three beats, so
+measurements that wander do not make traffic wander. What a session, a heartbeat or an address is, is not known here.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,6 +27,13 @@ _LOSS_PENALTY_S = 1.0
 _RESOLUTION_S = 0.001
 """Added to every score, so that paths a few hundred microseconds short do not compete over noise."""
 
+MOST_LOSS = 0.005
+"""Share of the packets that ``adaptive`` lets be lost: while it is more, another path carries them too."""
+LITTLE_LOSS = 0.0025
+"""A copy ends when there would be less loss than this without it."""
+LOSS_BEATS = 3
+"""For so many beats, either of them: a full queue loses packets now and then, and copies would not help it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -36,17 +43,27 @@ class Candidate:
     suspect: bool = False
     """Whether it missed a heartbeat."""
     rtt_s: float | None = None
+    unloaded_rtt_s: float | None = None
+    """Round trip without the queues that traffic makes; None for the same as ``rtt_s``."""
     jitter_s: float = 0.0
     loss: float = 0.0
     """Share lost, 0..1."""
     beats: int = 0
     """Measurements made so far."""
+    metered: bool = False
+    """Whether its link is to be spared."""
 
     @property
     def score(self) -> float:
         """Seconds; the lower the better."""
         rtt_s = _UNMEASURED_S if self.rtt_s is None else self.rtt_s
         return _RESOLUTION_S + rtt_s + 4 * self.jitter_s + _LOSS_PENALTY_S * self.loss
+
+    @property
+    def unloaded_score(self) -> float:
+        """Seconds; the same without what a path's own load does to it, so that carrying data is not held against it."""
+        rtt_s = self.rtt_s if self.unloaded_rtt_s is None else self.unloaded_rtt_s
+        return _RESOLUTION_S + (_UNMEASURED_S if rtt_s is None else rtt_s) + _LOSS_PENALTY_S * self.loss
 
     def meets(self, others: Sequence[Candidate]) -> bool:
         """Whether it shares a local or remote address with any of them, ports aside: one cut link may take both."""
@@ -60,25 +77,28 @@ class Selection:
 
     paths: tuple[TablePath, ...]
     copies: int
+    urgent: tuple[TablePath, ...] = ()
+    """Where urgent packets go instead; empty: where all go."""
 
 
 class Seat:
     """One place in a selection, with the memory that keeps it from changing hands over noise."""
 
-    __slots__ = ("_challenged_at", "holder")
+    __slots__ = ("_challenged_at", "_score", "holder")
 
-    def __init__(self) -> None:
+    def __init__(self, score: Callable[[Candidate], float] = lambda candidate: candidate.score) -> None:
+        self._score = score
         self.holder: int | None = None
         """Number of the path that has it."""
         self._challenged_at: int | None = None
 
     def take(self, candidates: Sequence[Candidate]) -> Candidate:
         """Who has the place from now on; ``candidates`` is not empty, and all in it are on one footing."""
-        best = min(candidates, key=lambda candidate: (candidate.score, candidate.path.path))
+        best = min(candidates, key=lambda candidate: (self._score(candidate), candidate.path.path))
         holder = next((candidate for candidate in candidates if candidate.path.path == self.holder), None)
         if holder is None:
             return self._give(best)
-        if best.score > BETTER * holder.score:
+        if self._score(best) > BETTER * self._score(holder):
             self._challenged_at = None
             return holder
         if self._challenged_at is None:
@@ -165,7 +185,102 @@ class Fastest(Scheduler):
         return _selection(chosen)
 
 
-SCHEDULERS: dict[str, type[Scheduler]] = {scheduler.name: scheduler for scheduler in (Redundant, Fastest)}
+class Adaptive(Scheduler):
+    """Urgent packets on two paths that share as little as possible, the others once on the quickest.
+
+    The others go on more paths while those they are on lose too much of them together, and on one more for each that is
+    suspect. A metered path is used if there is no other, and for copies when loss or suspicion asks for them.
+    """
+
+    name = "adaptive"
+
+    def __init__(self, copies: int | None) -> None:
+        super().__init__(copies)
+        self._first = Seat(_unloaded_score)
+        self._second = Seat(_unloaded_score)
+        self._more: list[Seat] = []
+        self._copies_for_loss = 0
+        self._changing_since: int | None = None
+        self._beats: dict[int, int] = {}
+        self._beat = 0
+
+    def choose(self, candidates: Sequence[Candidate]) -> Selection:
+        self._count(candidates)
+        free = [candidate for candidate in candidates if not candidate.metered]
+        first = self._take_first(free or candidates)
+        rest = [candidate for candidate in candidates if candidate is not first]
+        order = self._rank(first, rest)
+        wanted = 1 + self._follow_loss([first, *order])
+        chosen = [first, *order[: wanted - 1]]
+        spare = order[wanted - 1 :]
+        for _ in range(min(len(spare), sum(candidate.suspect for candidate in chosen))):
+            pick = min(spare, key=lambda candidate: (candidate.suspect, order.index(candidate)))
+            chosen.append(pick)
+            spare.remove(pick)
+        bulk = _selection(chosen)
+        return Selection(bulk.paths, bulk.copies, self._urgent(first, rest, chosen))
+
+    def _count(self, candidates: Sequence[Candidate]) -> None:
+        """Count beats of any path: the measure of time that hysteresis goes by."""
+        beats = {candidate.path.path: candidate.beats for candidate in candidates}
+        self._beat += max((count - self._beats.get(number, count) for number, count in beats.items()), default=0)
+        self._beats = beats
+
+    def _take_first(self, candidates: Sequence[Candidate]) -> Candidate:
+        holder = [candidate for candidate in candidates if candidate.path.path == self._first.holder]
+        sound = [candidate for candidate in candidates if not candidate.suspect]
+        # A suspect holder stays until it is lost or well again: it may only have missed a beat.
+        return self._first.take(holder if holder and holder[0].suspect else sound or candidates)
+
+    def _rank(self, first: Candidate, rest: Sequence[Candidate]) -> list[Candidate]:
+        """The others in the order in which they would carry copies: not metered before sound before diverse."""
+        chosen, left = [first], list(rest)
+        while left:
+            footing = {
+                candidate.path.path: (candidate.metered, candidate.suspect, candidate.meets(chosen))
+                for candidate in left
+            }
+            best = min(footing.values())
+            while len(self._more) < len(chosen):
+                self._more.append(Seat(_unloaded_score))
+            seat = self._more[len(chosen) - 1]
+            pick = seat.take([candidate for candidate in left if footing[candidate.path.path] == best])
+            chosen.append(pick)
+            left.remove(pick)
+        return chosen[1:]
+
+    def _follow_loss(self, order: Sequence[Candidate]) -> int:
+        """How many copies beyond the first the loss asks for."""
+        left = 1.0
+        enough = plenty = 0  # copies with which the loss is below either bound
+        for candidate in order:
+            left *= candidate.loss
+            enough += left > MOST_LOSS
+            plenty += left > LITTLE_LOSS
+        most = len(order) - 1
+        wanted = min(most, max(enough, min(plenty, self._copies_for_loss)))
+        self._copies_for_loss = min(most, self._copies_for_loss)
+        if wanted == self._copies_for_loss:
+            self._changing_since = None
+            return wanted
+        if self._changing_since is None:
+            self._changing_since = self._beat
+        if self._beat - self._changing_since + 1 >= LOSS_BEATS:
+            self._copies_for_loss = wanted
+            self._changing_since = None
+        return self._copies_for_loss
+
+    def _urgent(self, first: Candidate, rest: Sequence[Candidate], bulk: Sequence[Candidate]) -> tuple[TablePath, ...]:
+        """At least two paths, and all that carry the others' copies."""
+        if len(bulk) > 1:
+            return ()
+        free = [candidate for candidate in rest if not candidate.metered]
+        if not free:
+            return ()
+        return (first.path, self._second.take(_diverse(free, [first])).path)
+
+
+SCHEDULERS: dict[str, type[Scheduler]] = {scheduler.name: scheduler for scheduler in (Redundant, Fastest, Adaptive)}
 """Every scheduler by its name in the configuration."""
 
 
@@ -176,6 +291,10 @@ def create(name: str, copies: int | None) -> Scheduler:
     if copies is not None and copies < 1:
         raise ValueError(f"a packet needs at least 1 copy, not {copies}")
     return SCHEDULERS[name](copies)
+
+
+def _unloaded_score(candidate: Candidate) -> float:
+    return candidate.unloaded_score
 
 
 def _diverse(candidates: Sequence[Candidate], chosen: Sequence[Candidate]) -> list[Candidate]:

@@ -34,6 +34,8 @@ class PeerSpec:
     """Outer addresses the peer may have; empty for any."""
     keepalive: bool = False
     """Whether the session is kept although there is no traffic."""
+    metered: tuple[str, ...] = ()
+    """Local links to spare, by the name of their interface or by address."""
 
     @property
     def label(self) -> str:

@@ -32,7 +32,7 @@ def test_up_ping_show_down(world: World) -> None:
         "stale_timestamp",
     }
     (peer,) = shown["peers"]
-    assert (peer["name"], peer["scheduler"], peer["copies"]) == ("b", "redundant", 2)
+    assert (peer["name"], peer["scheduler"], peer["copies"]) == ("b", "adaptive", None)
     assert peer["session"]["state"] == "established"
     assert peer["allowed_ips"] == ["10.7.0.2/32", "fd07::2/128"]
     assert min(peer["rx_packets"], peer["tx_packets"], peer["duplicates"]) >= 10

@@ -138,7 +138,7 @@ def test_check_prints_what_was_understood(config: Path) -> None:
     assert "  timing: rekey_s = 8.0\n" in result.stdout
     assert "peer: alice\n" in result.stdout
     assert "  endpoints: 198.51.100.7:51820\n" in result.stdout
-    assert "  copies: 2\n" in result.stdout
+    assert "  scheduler: adaptive\n" in result.stdout
 
 
 def test_check_as_json(config: Path) -> None:

@@ -14,6 +14,7 @@ from centipede.errors import ConfigError
 from centipede.fields import ANYWHERE, Listen, Target, parse_listen, parse_name, parse_network, parse_target
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.identity import Identity, render_key
+from centipede.protocol.spec import PeerSpec
 from centipede.protocol.timing import Timing
 
 OWN = Identity.from_seed(bytes([1]) * 32)
@@ -108,6 +109,15 @@ def test_defaults(directory: Path) -> None:
     assert config.timing == Timing()
 
 
+def test_adaptive_unless_copies_are_asked_for(directory: Path) -> None:
+    def parse(**written: object) -> PeerSpec:
+        return parse_peer({"public_key": ALICE, **written}, "here", directory).spec
+
+    assert parse().scheduler == "adaptive"
+    assert (parse(copies=3).scheduler, parse(copies=3).copies) == ("redundant", 3)
+    assert parse(metered=["wwan0", "2001:DB8:0::1"]).metered == ("wwan0", "2001:db8::1")
+
+
 def test_default_of_copies_is_two(directory: Path) -> None:
     assert parse_peer({"public_key": ALICE}, "here", directory).spec.copies == 2
 
@@ -181,11 +191,11 @@ MISTAKES = [
     ("198.51.100.0/24", "198.51.100.7/24", "allow_remote[0]: '198.51.100.7/24' has bits set beyond its prefix"),
     ('"all"', "0", "[[peer]] alice: copies: 0 is less than 1; write copies = 2"),
     ('"all"', '"some"', "copies: 'some' does not belong here; write copies = 2 or"),
-    ('"redundant"', '"adaptive"', "scheduler: 'adaptive' is not available in this version; write scheduler = "),
+    ('"redundant"', '"adaptive"', "copies: scheduler 'adaptive' sends no copies"),
     ('"redundant"', '"aggregate"', "scheduler: 'aggregate' is not available in this version"),
     ('"redundant"', '"fast"', "scheduler: 'fast' does not belong here; write scheduler = "),
     ('"redundant"', '"fastest"', "copies: scheduler 'fastest' sends no copies"),
-    ("keepalive = true", 'metered = ["wwan0"]', "metered: no scheduler of this version spares metered links"),
+    ("keepalive = true", 'metered = ["wwan0"]', "metered: scheduler 'redundant' spares no links"),
     ("heartbeat = 0.5", "heartbeat = 60", "heartbeat: 60 s is not between 0.02 and 10; write heartbeat = 0.2"),
     ("rekey_s = 8", "rekey_s = 0", "[timing]: rekey_s is more than 0 seconds; change the value"),
     # key files
