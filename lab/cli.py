@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import platform
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -24,8 +26,10 @@ from centipede.errors import CentipedeError
 from lab import capabilities, registry, scenario
 from lab.attempt import SIDES, tunnel_end, tunnel_options
 from lab.errors import LabError
+from lab.guest_runs import execute_in_guest, guest_only
 from lab.machine import machine
 from lab.namespace import can_make, ensure_privileged, exec_privileged
+from lab.pace import slowness
 from lab.progress import render_seconds
 from lab.results import FILE, RunResult, Verdict, new_directory
 from lab.runner import Run, execute, figures
@@ -111,6 +115,9 @@ def check(files: Sequence[str], as_json: bool) -> None:
 @click.option("--full", is_flag=True, help="Every scenario, long ones too, through every tunnel it names, three times.")
 @click.option("--tunnel", "tunnels", multiple=True, type=click.Choice(list(TUNNELS)), help="Which tunnel. Repeatable.")
 @click.option("--repeat", type=click.IntRange(1, 1000), help="Repetitions of each run.")
+@click.option(
+    "--guest", is_flag=True, help="Make all runs in a guest (see guest), with less load where it is emulated."
+)
 @click.option("--pcap", is_flag=True, help="Capture every link into a file beside the result.")
 @click.option("--results", type=click.Path(path_type=Path, file_okay=False), help="Where results go; must be new.")
 @_json
@@ -120,20 +127,23 @@ def run_command(
     full: bool,
     tunnels: Sequence[str],
     repeat: int | None,
+    guest: bool,
     pcap: bool,
     results: Path | None,
     as_json: bool,
 ) -> None:
     """Run scenarios, given as files or by name, and say whether they met what they expect.
 
-    Without --tunnel a scenario runs through the first tunnel it names, which is Centipede. Exit status 1 if an
+    Without --tunnel a scenario runs through the first tunnel it names, which is Centipede. A full run has kernel
+    WireGuard in a guest where this machine's kernel lacks it. Exit status 1 if an
     expectation was missed or nothing could be found out. Results go to results/DATE-HOST/SCENARIO/TUNNEL/REPETITION/.
     """
     if not scenarios and not everything and not full:
         raise click.UsageError("name a scenario, or give --all")
-    ensure_privileged()
+    if not guest:
+        ensure_privileged()
     paths = [scenario.find(text) for text in scenarios] or scenario.every()
-    wanted = [each for each in map(scenario.load, paths) if scenarios or full or not each.long]
+    wanted = [each.slowed(slowness()) for each in map(scenario.load, paths) if scenarios or full or not each.long]
     runs = [
         Run(each, tunnel, repetition, pcap)
         for repetition in range(1, (repeat or (3 if full else 1)) + 1)
@@ -141,28 +151,27 @@ def run_command(
         for tunnel in _rotated(tunnels or (each.tunnels if full else each.tunnels[:1]), repetition)
     ]
     console = _console(stderr=as_json)
-    here = machine()
-    directory = results or new_directory(Path("results"), dt.datetime.now(dt.UTC), here.host)
-    done = []
-    for number, run in enumerate(runs, 1):
-        console.print(f"[{number}/{len(runs)}] {run.title}", markup=False, highlight=False)
-        result = execute(run, directory, here, lambda line: console.print(line, markup=False, highlight=False))
-        done.append(result)
-        line = f"  {result.verdict.value} after {result.seconds:.1f} s" + (
-            f": {result.reason}" if result.reason else ""
-        )
-        console.print(line, style=_STYLES[result.verdict], markup=False, highlight=False, soft_wrap=True)
+    directory = results or new_directory(Path("results"), dt.datetime.now(dt.UTC), platform.node())
+    tell = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    elsewhere = runs if guest else guest_only(runs, tell) if full else []
+    done = _execute([run for run in runs if run not in elsewhere], directory, console)
+    if elsewhere:
+        done += execute_in_guest(elsewhere, directory, tell)
+    if not done:
+        raise LabError("there is no result")
     from lab.matrix import write_report  # here, for what draws takes a while to load
 
     page = write_report(directory)
     if as_json:
-        _write_json([_summary(run, result, directory) for run, result in zip(runs, done, strict=True)])
+        _write_json([_summary(result, directory) for result in done])
     else:
         console.print(_verdicts(done))
         console.print(f"results are in {directory}, the report is {page}", highlight=False, soft_wrap=True)
     bad = [result for result in done if result.verdict in (Verdict.FAILED, Verdict.VOID)]
     if bad:
         raise LabError(f"{len(bad)} of {len(done)} runs failed or were void")
+    if len(done) < len(runs):
+        raise LabError(f"{len(runs) - len(done)} of {len(runs)} runs have no result")
 
 
 @cli.command("shell")
@@ -243,7 +252,22 @@ def _rotated(tunnels: Sequence[str], repetition: int) -> list[str]:
     return [*tunnels[turn:], *tunnels[:turn]]
 
 
-def _summary(run: Run, result: RunResult, directory: Path) -> dict[str, Any]:
+def _execute(runs: Sequence[Run], directory: Path, console: Console) -> list[RunResult]:
+    """Make runs one after the other."""
+    here = machine()
+    done = []
+    for number, run in enumerate(runs, 1):
+        console.print(f"[{number}/{len(runs)}] {run.title}", markup=False, highlight=False)
+        result = execute(run, directory, here, lambda line: console.print(line, markup=False, highlight=False))
+        done.append(result)
+        line = f"  {result.verdict.value} after {result.seconds:.1f} s" + (
+            f": {result.reason}" if result.reason else ""
+        )
+        console.print(line, style=_STYLES[result.verdict], markup=False, highlight=False, soft_wrap=True)
+    return done
+
+
+def _summary(result: RunResult, directory: Path) -> dict[str, Any]:
     return {
         "scenario": result.scenario,
         "tunnel": result.tunnel.name,
@@ -251,7 +275,7 @@ def _summary(run: Run, result: RunResult, directory: Path) -> dict[str, Any]:
         "verdict": result.verdict.value,
         "reason": result.reason,
         "judgements": msgspec.to_builtins(result.judgements),
-        "result": str(run.directory(directory) / FILE),
+        "result": str(directory / result.scenario / result.tunnel.name / str(result.repetition) / FILE),
     }
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from lab import initramfs
 from lab.accelerator import Accelerator, Choice, choose
 from lab.errors import LabError, NotReadyError
-from lab.guest_kernel import GuestKernel, guest_kernel
+from lab.guest_kernel import GuestKernel, fetch, guest_kernel
 from lab.pace import VARIABLE as SLOWNESS
 from lab.process import Process, wait_until
 from lab.registry import RunDirectory
@@ -256,6 +256,17 @@ def available(
         raise GuestError(f"no guest here: {reason}")
     chosen = wanted or accelerator(kernel).accelerator
     return Guest(kernel, chosen, processors=processors, memory_mib=memory_mib)
+
+
+def make_available(tell: Callable[[str], None]) -> Guest:
+    """Return what ``available`` does, having fetched the kernel if need be. Raises GuestError or FetchError."""
+    reason = qemu_refusal()
+    if reason is not None:
+        raise GuestError(f"no guest here: {reason}")
+    if guest_kernel() is None:
+        tell("guest: fetching its kernel from Debian")
+        fetch()
+    return available()
 
 
 def accelerator(kernel: GuestKernel) -> Choice:

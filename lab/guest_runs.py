@@ -1,0 +1,115 @@
+"""Scenario runs that are made in a guest: which those are, how they get there, and how their results come back.
+
+Owns the list of runs that a guest is given, a file beside the results. Must not know what a guest is made of. The
+results are written where those of this machine's own runs are, in the same form; each says what machine it was made on.
+
+``python -m lab.guest_runs FILE DIRECTORY`` is what runs in the guest.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from lab.errors import LabError
+from lab.guest import GuestError, make_available
+from lab.machine import machine
+from lab.pace import slowness
+from lab.results import FILE, RunResult, load
+from lab.runner import Run, execute
+from lab.scenario import Scenario
+from lab.tunnels import make_tunnel
+from lab.tunnels.wireguard_kernel import WireguardKernel
+
+_LIST = "guest-runs.json"
+_ASIDE_S = 60.0
+"""What a run may take besides its scenario's budget, without being slowed: starting Python, above all."""
+
+
+class GuestRunSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One run, as the guest is told of it."""
+
+    scenario: Scenario
+    tunnel: str
+    repetition: int
+    pcap: bool
+
+
+def guest_only(runs: Sequence[Run], tell: Callable[[str], None]) -> list[Run]:
+    """Return the runs that can be made in a guest but not on this machine: those through the kernel's WireGuard.
+
+    None if there can be no guest; that is told.
+    """
+    chosen = [run for run in runs if _needs_guest(run.tunnel)]
+    if chosen:
+        try:
+            make_available(tell)
+        except LabError as error:
+            tell(f"kernel WireGuard stays unavailable: {error}")
+            return []
+    return chosen
+
+
+def _needs_guest(name: str) -> bool:
+    tunnel = make_tunnel(name)
+    return isinstance(tunnel, WireguardKernel) and tunnel.unavailable() is not None
+
+
+def execute_in_guest(runs: Sequence[Run], results: Path, tell: Callable[[str], None]) -> list[RunResult]:
+    """Make runs in one guest, one after the other, and return the results there are: one for each, if all went well.
+
+    What is said in the guest goes to standard error as it comes. Raises LabError if there is no guest here; a guest
+    that does not come to its end is told.
+    """
+    specs = [
+        GuestRunSpec(scenario=run.scenario, tunnel=run.tunnel, repetition=run.repetition, pcap=run.pcap) for run in runs
+    ]
+    guest = make_available(tell)
+    results.mkdir(parents=True, exist_ok=True)
+    listed = results.resolve() / _LIST
+    listed.write_bytes(msgspec.json.encode(specs))
+    sys.stderr.flush()
+    words = sys.stderr.fileno()
+    times = guest.accelerator.slowness
+    try:
+        guest.run(
+            [sys.executable, "-m", "lab.guest_runs", str(listed), str(results.resolve())],
+            out=results,
+            limit_s=sum(run.scenario.budget_s * times + _ASIDE_S for run in runs),
+            tell=tell,
+            stdout=words,
+            stderr=words,
+        )
+    except GuestError as error:
+        tell(str(error))
+    finally:
+        listed.unlink()
+    files = (run.directory(results) / FILE for run in runs)
+    return [load(file) for file in files if file.exists()]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Make the runs that a file lists; results go below a directory. 1 if one could not be made at all."""
+    file, results = (Path(word) for word in argv)
+    specs = msgspec.json.decode(file.read_bytes(), type=list[GuestRunSpec])
+    here = machine()
+    status = 0
+    for number, spec in enumerate(specs, 1):
+        try:
+            run = Run(spec.scenario.slowed(slowness()), spec.tunnel, spec.repetition, spec.pcap)
+            print(f"[guest {number}/{len(specs)}] {run.title}", flush=True)
+            result = execute(run, results, here, lambda line: print(line, flush=True))
+        except LabError as error:
+            print(f"  {error}", flush=True)
+            status = 1
+            continue
+        reason = f": {result.reason}" if result.reason else ""
+        print(f"  {result.verdict.value} after {result.seconds:.1f} s{reason}", flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
