@@ -63,21 +63,22 @@ def declarations() -> str:
     return text.partition("end mark the text is also the declaration for cffi */")[2].partition("/* cdef: end */")[0]
 
 
-def builder(compile_args: Sequence[str] = (), link_args: Sequence[str] = ()) -> Any:
-    """The cffi builder of the extension."""
+def builder(compile_args: Sequence[str] = (), link_args: Sequence[str] = (), *, installing: bool = True) -> Any:
+    """The cffi builder of the extension: for setuptools while installing, else for a compilation of its own."""
     ffi = FFI()
     ffi.cdef(declarations())
     ffi.set_source(
         MODULE,
         '#include "engine.h"',
-        sources=[os.path.relpath(source, ROOT) for source in sources()],
+        # setuptools wants names relative to the project; a compilation of its own happens in another directory
+        sources=[os.path.relpath(source, ROOT) if installing else str(source) for source in sources()],
         depends=[os.path.relpath(path, ROOT) for path in (*sorted(SOURCE.glob("*.h")), DROPS, Path(__file__))],
         include_dirs=[str(SOURCE)],
         define_macros=drop_macros(),
         libraries=list(LIBRARIES),
         extra_compile_args=[*STANDARD, *OPTIMISED, *compile_args],
         extra_link_args=list(link_args),
-        optional=True,  # for setuptools: the package is whole without it
+        optional=installing,  # the package is whole without it
     )
     return ffi
 
@@ -98,8 +99,7 @@ def sanitized(name: str) -> Path:
     """Build the extension with a sanitizer; the directory that then holds ``_native``."""
     flags = [*SANITIZERS[name], "-g", "-O1", "-fno-omit-frame-pointer"]
     directory = ROOT / "build" / name
-    os.chdir(ROOT)  # sources are named relative to it
-    built = builder(flags, flags).compile(tmpdir=str(directory))
+    built = builder(flags, flags, installing=False).compile(tmpdir=str(directory))
     return Path(built).parent
 
 
