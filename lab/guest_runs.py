@@ -22,6 +22,7 @@ from lab.results import FILE, RunResult, load
 from lab.runner import Run, execute
 from lab.scenario import Scenario
 from lab.tunnels import make_tunnel
+from lab.tunnels.wireguard_interop import WireguardInterop
 from lab.tunnels.wireguard_kernel import WireguardKernel
 
 _LIST = "guest-runs.json"
@@ -54,8 +55,10 @@ def guest_only(runs: Sequence[Run], tell: Callable[[str], None]) -> list[Run]:
 
 
 def _needs_guest(name: str) -> bool:
-    tunnel = make_tunnel(name)
-    return isinstance(tunnel, WireguardKernel) and tunnel.unavailable() is not None
+    return (
+        isinstance(make_tunnel(name), WireguardKernel | WireguardInterop)
+        and WireguardKernel().unavailable() is not None
+    )
 
 
 def execute_in_guest(runs: Sequence[Run], results: Path, tell: Callable[[str], None]) -> list[RunResult]:

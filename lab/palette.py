@@ -20,6 +20,7 @@ COLOURS: Mapping[str, str] = MappingProxyType(
         "centipede-python-2x": "#f7cdae",
         "wireguard-go": "#1f5f8b",
         "wireguard-kernel": "#7fa8c9",
+        "wireguard-interop": "#4d83aa",
     }
 )
 """By the contender's name."""

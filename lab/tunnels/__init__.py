@@ -10,6 +10,7 @@ from lab.tunnels.base import Tunnel
 from lab.tunnels.centipede import Centipede
 from lab.tunnels.plain import Plain
 from lab.tunnels.wireguard_go import WireguardGo
+from lab.tunnels.wireguard_interop import WireguardInterop
 from lab.tunnels.wireguard_kernel import WireguardKernel
 
 TUNNELS: Mapping[str, Callable[[], Tunnel]] = MappingProxyType(
@@ -20,6 +21,7 @@ TUNNELS: Mapping[str, Callable[[], Tunnel]] = MappingProxyType(
         "centipede-python": lambda: Centipede("python"),
         "wireguard-go": WireguardGo,
         "wireguard-kernel": WireguardKernel,
+        "wireguard-interop": WireguardInterop,
     }
 )
 

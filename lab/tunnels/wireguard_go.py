@@ -14,24 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from lab import setup
-from lab.errors import LabError
 from lab.process import Process
-from lab.tunnels import wireguard_keys
-from lab.tunnels.base import (
-    Tunnel,
-    TunnelEnd,
-    TunnelError,
-    TunnelOptions,
-    set_up_interface,
-    tun_refusal,
-    wait_for_traffic,
-)
+from lab.tunnels.base import TunnelEnd, TunnelError, TunnelOptions, set_up_interface, tun_refusal
+from lab.tunnels.wireguard import INTERFACE, Wireguard
+from lab.tunnels.wireguard_keys import WireguardKeys
 
-_INTERFACE = "wg0"
 _DIALOGUE_TIMEOUT_S = 5.0
 
 
-class WireguardGo(Tunnel):
+class WireguardGo(Wireguard):
     """The newest wireguard-go."""
 
     name = "wireguard-go"
@@ -59,25 +50,11 @@ class WireguardGo(Tunnel):
         }
         return {name: fact for name, fact in facts.items() if fact}
 
-    def up(self, left: TunnelEnd, right: TunnelEnd, options: TunnelOptions) -> None:
-        reason = self.unavailable()
-        if reason is not None:
-            raise TunnelError(f"wireguard-go: {reason}")
+    def up_end(self, end: TunnelEnd, far: TunnelEnd, own: WireguardKeys, peer: bytes, options: TunnelOptions) -> None:
         self._options = options
-        keys = [wireguard_keys.generate(), wireguard_keys.generate()]
-        try:
-            for end in (left, right):
-                self._start(end)
-            for own, far_keys, end, far in ((keys[0], keys[1], left, right), (keys[1], keys[0], right, left)):
-                self._configurations[end.host.name] = configuration(own.private, far_keys.public, end, far, options)
-                self._configure(end)
-            wait_for_traffic(self, left, right, options.ready_timeout_s)
-        except BaseException as error:
-            logs = "".join(process.log_tail() for _, process in self._ends)
-            self.down()
-            if isinstance(error, LabError):
-                raise TunnelError(f"wireguard-go did not come up: {error}{logs}") from error
-            raise
+        self._configurations[end.host.name] = configuration(own.private, peer, end, far, options)
+        self._start(end)
+        self._configure(end)
 
     def down(self) -> None:
         for end, process in self._ends:
@@ -88,9 +65,6 @@ class WireguardGo(Tunnel):
 
     def processes(self, end: TunnelEnd) -> list[Process]:
         return [process for owner, process in self._ends if owner is end]
-
-    def interface(self, end: TunnelEnd) -> str:
-        return _INTERFACE
 
     def state(self, end: TunnelEnd) -> Any:
         """Return ``get=1`` as a mapping, without the private key; keys that come more than once as their last value."""
@@ -107,12 +81,12 @@ class WireguardGo(Tunnel):
 
     def _configure(self, end: TunnelEnd) -> None:
         dialogue(_socket_path(end), self._configurations[end.host.name])
-        set_up_interface(end, _INTERFACE, self._options)
+        set_up_interface(end, INTERFACE, self._options)
 
     def _start(self, end: TunnelEnd) -> None:
         assert self._program is not None
         process = end.host.start(
-            [self._program.path, "--foreground", _INTERFACE],
+            [self._program.path, "--foreground", INTERFACE],
             env={"WG_PROCESS_FOREGROUND": "1", "LOG_LEVEL": "error"},
             ready=partial(_accepts, _socket_path(end)),
         )
@@ -171,4 +145,4 @@ def _accepts(path: Path) -> bool:
 
 
 def _socket_path(end: TunnelEnd) -> Path:
-    return end.host.run_directory / "wireguard" / f"{_INTERFACE}.sock"
+    return end.host.run_directory / "wireguard" / f"{INTERFACE}.sock"

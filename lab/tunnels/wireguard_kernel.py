@@ -18,13 +18,12 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from lab.errors import LabError
 from lab.namespace import Namespaces
-from lab.tunnels import wireguard_keys
-from lab.tunnels.base import Tunnel, TunnelEnd, TunnelError, TunnelOptions, set_up_interface, wait_for_traffic
+from lab.tunnels.base import TunnelEnd, TunnelOptions, set_up_interface
+from lab.tunnels.wireguard import INTERFACE, Wireguard
+from lab.tunnels.wireguard_keys import WireguardKeys
 
-_INTERFACE = "wg0"
 
-
-class WireguardKernel(Tunnel):
+class WireguardKernel(Wireguard):
     """The kernel's WireGuard."""
 
     name = "wireguard-kernel"
@@ -39,37 +38,22 @@ class WireguardKernel(Tunnel):
     def version(self) -> dict[str, str]:
         return {"kernel": platform.release()}
 
-    def up(self, left: TunnelEnd, right: TunnelEnd, options: TunnelOptions) -> None:
-        reason = self.unavailable()
-        if reason is not None:
-            raise TunnelError(f"kernel WireGuard: {reason}")
-        keys = [wireguard_keys.generate(), wireguard_keys.generate()]
-        try:
-            for own, far_keys, end, far in ((keys[0], keys[1], left, right), (keys[1], keys[0], right, left)):
-                self._ends.append(end)
-                _configure(end, far, own.private, far_keys.public, options)
-                set_up_interface(end, _INTERFACE, options)
-            wait_for_traffic(self, left, right, options.ready_timeout_s)
-        except BaseException as error:
-            self.down()
-            if isinstance(error, (LabError, NetlinkError)):
-                raise TunnelError(f"kernel WireGuard did not come up: {error}") from error
-            raise
+    def up_end(self, end: TunnelEnd, far: TunnelEnd, own: WireguardKeys, peer: bytes, options: TunnelOptions) -> None:
+        self._ends.append(end)
+        _configure(end, far, own.private, peer, options)
+        set_up_interface(end, INTERFACE, options)
 
     def down(self) -> None:
         def remove(netlink: IPRoute) -> None:
-            for index in netlink.link_lookup(ifname=_INTERFACE):
+            for index in netlink.link_lookup(ifname=INTERFACE):
                 netlink.link("del", index=index)
 
         while self._ends:
             self._ends.pop().host.netlink(remove)
 
-    def interface(self, end: TunnelEnd) -> str:
-        return _INTERFACE
-
 
 def _configure(end: TunnelEnd, far: TunnelEnd, private: bytes, peer: bytes, options: TunnelOptions) -> None:
-    end.host.netlink(lambda netlink: netlink.link("add", ifname=_INTERFACE, kind="wireguard"))
+    end.host.netlink(lambda netlink: netlink.link("add", ifname=INTERFACE, kind="wireguard"))
     description: dict[str, Any] = {
         "public_key": b64encode(peer).decode(),
         "allowed_ips": [f"{interface.ip}/{interface.ip.max_prefixlen}" for interface in far.inner],
@@ -82,7 +66,7 @@ def _configure(end: TunnelEnd, far: TunnelEnd, private: bytes, peer: bytes, opti
     def body() -> None:
         with WireGuard() as wireguard:
             wireguard.set(
-                _INTERFACE,
+                INTERFACE,
                 private_key=b64encode(private).decode(),
                 listen_port=end.listen_port,
                 peer=description,
@@ -98,7 +82,7 @@ def _refusal() -> str | None:
     def probe() -> str | None:
         try:
             with IPRoute() as netlink:
-                netlink.link("add", ifname=_INTERFACE, kind="wireguard")
+                netlink.link("add", ifname=INTERFACE, kind="wireguard")
         except NetlinkError as error:
             if error.code == errno.EOPNOTSUPP:
                 return f"this kernel ({platform.release()}) has no WireGuard"
