@@ -29,6 +29,7 @@ from typing import ClassVar
 from cryptography.hazmat.backends.openssl import backend as openssl
 
 from centipede.engine.contract import RESUMED_AFTER_S, RESUMED_AGAIN_S, RING_SIZE, WAITING_PACKETS, Engine
+from centipede.engine.reorder import Reorder
 from centipede.engine.rings import Rings
 from centipede.engine.sockets import (
     LATE_ERRORS,
@@ -73,6 +74,8 @@ class _Worker:
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector.register(self._wake_fd, selectors.EVENT_READ, partial(os.eventfd_read, self._wake_fd))
         self._selector.register(tun, selectors.EVENT_READ, self._outbound)
+        self._waiting: dict[Reorder, Inlet] = {}
+        """Where packets wait for those before them."""
         self._resting: list[selectors.SelectorKey] = []
         self._rested_at = 0.0
         self._stopping = False
@@ -104,16 +107,35 @@ class _Worker:
         while not self._stopping:
             if self._next_view is not self._view:
                 self._take_view()
-            for key, _ in self._selector.select(REST_AFTER_FAILURE_S if self._resting else None):
+            for key, _ in self._selector.select(self._timeout_s()):
                 key.data()
+            if self._waiting:
+                self._end_waits(self._clock())
             if self._resting and self._clock() >= self._rested_at:
                 for key in self._resting:
                     self._selector.register(key.fileobj, selectors.EVENT_READ, key.data)
                 self._resting.clear()
 
+    def _timeout_s(self) -> float | None:
+        """How long to wait for something to arrive; None for as long as it takes."""
+        times = [REST_AFTER_FAILURE_S] if self._resting else []
+        now = self._clock() if self._waiting else 0.0
+        for reorder, inlet in self._waiting.items():
+            came = reorder.due()
+            if came is not None:
+                times.append(max(0.0, came + inlet.reorder_s - now))
+        return min(times, default=None)
+
     def _take_view(self) -> None:
         """Serve the new view's sockets in place of the old one's, and send what waited for a plan."""
         old, view = self._view, self._next_view
+        inlets = {id(reorder): inlet for inlet in view.inlets.values() for reorder in inlet.reorders.values()}
+        for reorder, inlet in list(self._waiting.items()):
+            if id(reorder) in inlets:
+                self._waiting[reorder] = inlets[id(reorder)]
+            else:
+                self._deliver_all(reorder.expire(float("inf")), inlet.peer)
+                del self._waiting[reorder]
         self._view = view
         served = {key.fileobj for key in self._selector.get_map().values()}
         for local, sock in old.sockets.items():
@@ -292,7 +314,27 @@ class _Worker:
             traffic.last_rx = now
             if len(datagram) > traffic.largest:
                 traffic.largest = len(datagram)
-        return self._deliver(plaintext, inlet.peer) if plaintext else None
+        if not plaintext:
+            return None
+        reorder = inlet.reorders.get(header.source)
+        if reorder is None:
+            return self._deliver(plaintext, inlet.peer)
+        self._deliver_all(reorder.take(header.counter, plaintext, now), inlet.peer)
+        self._waiting[reorder] = inlet
+        return None
+
+    def _end_waits(self, now: float) -> None:
+        """Deliver what has waited for long enough."""
+        for reorder, inlet in list(self._waiting.items()):
+            self._deliver_all(reorder.expire(now - inlet.reorder_s), inlet.peer)
+            if reorder.due() is None:
+                del self._waiting[reorder]
+
+    def _deliver_all(self, packets: list[bytes], peer: int) -> None:
+        for packet in packets:
+            reason = self._deliver(packet, peer)
+            if reason is not None:
+                self.drops[reason] += 1
 
     def _tell_first_data(self, inlet: Inlet, local: Endpoint, remote: SocketAddress, now: float) -> None:
         first = inlet.first_data

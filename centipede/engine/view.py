@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from centipede.engine.contract import WAITING_PACKETS
+from centipede.engine.reorder import Reorder
 from centipede.engine.sockets import SocketAddress, socket_address
 from centipede.protocol.counters import PathCounters
 from centipede.protocol.endpoint import Endpoint
@@ -36,6 +37,10 @@ class SharedWindow:
         self._window = Window()
         self._lock = threading.Lock()
         self.test: Callable[[int], Verdict] = self._window.test
+
+    def accepted(self, counter: int) -> bool:
+        """Whether a counter is not to come any more."""
+        return self.test(counter) is not Verdict.NEW
 
     def insert(self, counter: int) -> Verdict:
         """Accept a counter: NEW to exactly one caller, whatever the threads."""
@@ -75,7 +80,7 @@ class Counter:
 class Session:
     """What is kept for a session number while tables name it. It goes with the keys."""
 
-    __slots__ = ("counters", "first_data", "opener", "sealer", "windows")
+    __slots__ = ("counters", "first_data", "opener", "reorders", "sealer", "windows")
 
     def __init__(self, receive: ReceiveSession, workers: int) -> None:
         self.opener = Opener(receive.key)
@@ -83,6 +88,8 @@ class Session:
         self.counters = [Counter() for _ in range(workers)]
         self.windows: dict[int, SharedWindow] = {}
         """By source shard."""
+        self.reorders: dict[int, Reorder] = {}
+        """By source shard; made when they are first asked for."""
         self.first_data = Once()
 
     def hear(self, sources: Sequence[Run]) -> None:
@@ -90,6 +97,12 @@ class Session:
         for run in sources:
             for shard in range(run.first, run.first + run.size):
                 self.windows.setdefault(shard, SharedWindow())
+
+    def reorder(self) -> None:
+        """Have a place where its packets can wait, for each shard heard."""
+        for shard, window in self.windows.items():
+            if shard not in self.reorders:
+                self.reorders[shard] = Reorder(window.accepted)
 
 
 class Peer:
@@ -208,6 +221,9 @@ class Inlet(NamedTuple):
     """By source shard."""
     first_data: Once | None
     """Set while the session is pending."""
+    reorder_s: float
+    reorders: Mapping[int, Reorder]
+    """Of the source shards whose packets this worker puts in order: one worker each."""
 
 
 Strangers: TypeAlias = dict[tuple[int, Endpoint, SocketAddress], Once]
@@ -279,7 +295,6 @@ class State:
     def views(self, sockets: Mapping[Endpoint, Sequence[socket.socket]]) -> list[View]:
         """The present table for each worker. ``sockets`` are those of each local address, one per worker."""
         lookup = Routing(self._table.routes).lookup
-        inlets = {receive.base: self._inlet(receive) for receive in self._table.sessions}
         paths: dict[Endpoint, dict[tuple[int, SocketAddress], Path]] = {local: {} for local in sockets}
         for peer in self._table.peers:
             for path in _paths_of(peer):
@@ -291,15 +306,31 @@ class State:
         views = []
         for worker in range(self._workers):
             own = {local: of_local[worker] for local, of_local in sockets.items()}
+            inlets = {receive.base: self._inlet(receive, worker) for receive in self._table.sessions}
             outlets = {peer.peer: self._outlet(peer, own, worker) for peer in self._table.peers}
             taken = threading.Event()
             views.append(View(shards, lookup, outlets, inlets, own, paths, self._strangers, taken))
         return views
 
-    def _inlet(self, receive: ReceiveSession) -> Inlet:
+    def _inlet(self, receive: ReceiveSession, worker: int) -> Inlet:
         session = self._sessions[receive.session]
-        first_data = session.first_data if receive.pending else None
-        return Inlet(receive.session, receive.peer, session.opener, dict(session.windows), first_data)
+        if receive.reorder_s > 0:
+            session.reorder()
+        return Inlet(
+            number=receive.session,
+            peer=receive.peer,
+            opener=session.opener,
+            windows=dict(session.windows),
+            first_data=session.first_data if receive.pending else None,
+            reorder_s=receive.reorder_s,
+            reorders={
+                shard: session.reorders[shard]
+                for run in receive.sources
+                for shard in range(run.first, run.first + run.size)
+                # The worker that the sender of this shard addresses, and that its packets are steered to.
+                if receive.reorder_s > 0 and (shard - run.first) % self._table.run.size % self._workers == worker
+            },
+        )
 
     def _outlet(self, peer: TablePeer, sockets: Mapping[Endpoint, socket.socket], worker: int) -> Outlet:
         kept = self.peers[peer.peer]

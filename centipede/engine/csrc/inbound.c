@@ -28,6 +28,7 @@ inbound_init(struct worker *w)
 	unsigned i;
 
 	coalesce_init(&w->coalescer, &w->tun);
+	w->flushes = 1;
 	w->receive_messages = RECEIVE_MESSAGES;
 	for (i = 0; i < RECEIVE_MESSAGES; i++) {
 		r = &w->received[i];
@@ -134,6 +135,168 @@ deliver(struct worker *w, uint8_t *packet, size_t bytes, uint32_t peer)
 	return (0);
 }
 
+/* Write all that was delivered; what it was written from may be used again. */
+static void
+flush(struct worker *w)
+{
+	coalesce_flush(&w->coalescer);
+	w->flushes++;
+}
+
+/* --- packets that wait for those before them */
+
+static void
+deliver_held(struct worker *w, struct reorder *r, uint64_t counter)
+{
+	struct reorder_slot *slot = &r->slots[counter % REORDER_PACKETS];
+	int reason;
+
+	slot->held = false;
+	slot->lent = w->flushes;
+	r->held--;
+	reason = deliver(w, r->bytes[counter % REORDER_PACKETS], slot->bytes, r->session->peer);
+	if (reason != 0)
+		drop(w->drops, (unsigned)reason - 1, 1);
+}
+
+/* Wait no more for counters below this one. */
+static void
+release_below(struct worker *w, struct reorder *r, uint64_t counter)
+{
+	for (; r->next < counter && r->held > 0; r->next++)
+		if (r->slots[r->next % REORDER_PACKETS].held)
+			deliver_held(w, r, r->next);
+	if (r->next < counter)
+		r->next = counter;
+}
+
+/* Deliver what has its turn, and pass over what others delivered. */
+static void
+advance(struct worker *w, struct reorder *r)
+{
+	for (; r->held > 0; r->next++)
+		if (r->slots[r->next % REORDER_PACKETS].held)
+			deliver_held(w, r, r->next);
+		else if (window_test(r->window, r->next) == VERDICT_NEW)
+			break;
+}
+
+static void
+expire(struct worker *w, struct reorder *r, uint64_t before_ns)
+{
+	while (reorder_due(r) <= before_ns && r->held > 0) {
+		release_below(w, r, r->arrivals[r->first % REORDER_ARRIVALS].counter + 1);
+		advance(w, r);
+	}
+}
+
+/* Keep a packet until its turn; false if there is no room for it. */
+static bool
+hold(struct worker *w, struct reorder *r, uint64_t counter, const uint8_t *packet, size_t bytes)
+{
+	struct reorder_slot *slot = &r->slots[counter % REORDER_PACKETS];
+
+	if (r->last - r->first == REORDER_ARRIVALS)
+		(void)reorder_due(r);
+	if (bytes > REORDER_BYTES || r->last - r->first == REORDER_ARRIVALS ||
+	    (!r->listed && w->reorder_count == REORDERS_MAX))
+		return (false);
+	if (!r->listed) {
+		r->listed = true;
+		w->reorders[w->reorder_count++] = r;
+	}
+	if (slot->lent == w->flushes)
+		flush(w);
+	*slot = (struct reorder_slot){ .held = true, .bytes = (uint32_t)bytes };
+	memcpy(r->bytes[counter % REORDER_PACKETS], packet, bytes);
+	r->arrivals[r->last++ % REORDER_ARRIVALS] = (struct reorder_arrival){ counter, w->now_ns };
+	r->held++;
+	return (true);
+}
+
+/* Deliver a packet in its turn: 0, or one more than the drop reason. It is not looked into before. */
+static int
+receive_in_order(struct worker *w, struct reorder *r, const struct session *session, uint64_t counter,
+    uint8_t *packet, size_t bytes)
+{
+	int reason;
+
+	if (!r->started) {
+		r->started = true;
+		r->next = counter;
+	}
+	r->session = session;
+	if (counter < r->next)
+		return (deliver(w, packet, bytes, session->peer));
+	if (counter >= REORDER_PACKETS)
+		release_below(w, r, counter - REORDER_PACKETS + 1);
+	for (; r->next < counter; r->next++)
+		if (r->slots[r->next % REORDER_PACKETS].held)
+			deliver_held(w, r, r->next);
+		else if (window_test(r->window, r->next) == VERDICT_NEW)
+			break;
+	if (r->next < counter)
+		return (hold(w, r, counter, packet, bytes) ? 0 : deliver(w, packet, bytes, session->peer));
+	reason = deliver(w, packet, bytes, session->peer);
+	r->next++;
+	advance(w, r);
+	return (reason);
+}
+
+static void
+unlist(struct worker *w, unsigned i)
+{
+	w->reorders[i]->listed = false;
+	w->reorders[i] = w->reorders[--w->reorder_count];
+}
+
+int
+inbound_end_waits(struct worker *w, int timeout)
+{
+	struct reorder *r;
+	uint64_t due_ns, hold_ns;
+	unsigned i = 0;
+	int wait;
+
+	while (i < w->reorder_count) {
+		r = w->reorders[i];
+		hold_ns = r->session->reorder_ns;
+		if (w->now_ns > hold_ns)
+			expire(w, r, w->now_ns - hold_ns);
+		if (r->held == 0) {
+			unlist(w, i);
+			continue;
+		}
+		i++;
+		due_ns = reorder_due(r) + hold_ns;
+		wait = due_ns <= w->now_ns ? 0 : (int)((due_ns - w->now_ns + 999999) / 1000000);
+		timeout = timeout == -1 || wait < timeout ? wait : timeout;
+	}
+	flush(w);
+	return (timeout);
+}
+
+void
+inbound_adopt(struct worker *w, const struct snapshot *to)
+{
+	const struct session *session;
+	struct reorder *r;
+	unsigned i = 0;
+
+	while (i < w->reorder_count) {
+		r = w->reorders[i];
+		session = session_find(to, r->session->base);
+		if (session != NULL && session->state == r->session->state && session->reorder_ns != 0) {
+			r->session = session;
+			i++;
+			continue;
+		}
+		expire(w, r, UINT64_MAX);
+		unlist(w, i);
+	}
+	flush(w);
+}
+
 /* Open a data packet and deliver what is in it: 0, or one more than the drop reason. */
 static int
 receive(struct worker *w, struct arrival *a, uint8_t *datagram, size_t bytes)
@@ -181,6 +344,14 @@ receive(struct worker *w, struct arrival *a, uint8_t *datagram, size_t bytes)
 			counter_set(&traffic->largest, bytes);
 	} else
 		tell_new_remote(w, a, bytes);
+	if (unlikely(session->reorder_ns != 0) && bytes > HEADER_BYTES) {
+		struct reorder *r = session_reorder(s, session, (uint16_t)(seq >> 48 & 0x3fff), w->index,
+		    w->engine->worker_count);
+
+		if (r != NULL)
+			return (receive_in_order(w, r, session, counter, datagram + HEADER_BYTES,
+			    bytes - HEADER_BYTES));
+	}
 	return (bytes > HEADER_BYTES ? deliver(w, datagram + HEADER_BYTES, bytes - HEADER_BYTES, session->peer) : 0);
 }
 
@@ -254,7 +425,7 @@ inbound_read(struct worker *w, unsigned local)
 		inbound_message(w, l, &w->received[i].remote, w->received_bytes[i], w->headers[i].msg_len,
 		    segment_size(&w->headers[i].msg_hdr, w->headers[i].msg_len));
 	}
-	coalesce_flush(&w->coalescer);
+	flush(w);
 	/* Few long trains at a time stay in the cache; many short messages save system calls. */
 	w->receive_messages = total / (size_t)(n > 0 ? n : 1) > RECEIVE_BYTES / 4 ? 4 : RECEIVE_MESSAGES;
 }

@@ -163,8 +163,12 @@ release_session(void *item)
 	struct session_state *state = item;
 	uint32_t i;
 
-	for (i = 0; i < state->source_count; i++)
+	for (i = 0; i < state->source_count; i++) {
 		free(state->sources[i].window);
+		if (state->sources[i].reorder != NULL)
+			explicit_bzero(state->sources[i].reorder, sizeof(*state->sources[i].reorder));
+		free(state->sources[i].reorder);
+	}
 	explicit_bzero(state, sizeof(*state));
 	free(state);
 }
@@ -501,20 +505,32 @@ compile_peers(struct compile *c)
 	return (0);
 }
 
-/* The window of a source shard: the session's, or a new one. */
-static struct window *
-source_window(struct session_state *state, uint16_t shard)
+/* What is kept for a source shard: the session's, or new, with its window. */
+static struct source *
+source_of(struct session_state *state, uint16_t shard)
 {
 	struct window *w;
 	uint32_t i;
 
 	for (i = 0; i < state->source_count; i++)
 		if (state->sources[i].shard == shard)
-			return (state->sources[i].window);
+			return (&state->sources[i]);
 	if (state->source_count == SOURCES_MAX || (w = zalloc_lines(sizeof(*w))) == NULL)
 		return (NULL);
-	state->sources[state->source_count++] = (struct source){ .shard = shard, .window = w };
-	return (w);
+	state->sources[state->source_count] = (struct source){ .shard = shard, .window = w };
+	return (&state->sources[state->source_count++]);
+}
+
+/* Where packets of a source shard wait. Its pages are touched when they do. */
+static struct reorder *
+source_reorder(struct source *source)
+{
+	if (source->reorder == NULL &&
+	    (source->reorder = aligned_alloc(CACHE_LINE, sizeof(*source->reorder))) != NULL) {
+		memset(source->reorder, 0, offsetof(struct reorder, bytes));
+		source->reorder->window = source->window;
+	}
+	return (source->reorder);
 }
 
 static int
@@ -523,6 +539,7 @@ compile_sessions(struct compile *c)
 	const struct engine_table *t = c->t;
 	struct snapshot *s = c->s;
 	struct source_run *run;
+	struct source *source;
 	size_t runs = 0;
 	uint32_t i, j, n;
 
@@ -546,14 +563,19 @@ compile_sessions(struct compile *c)
 			memcpy(to->state->rx_key, from->key, KEY_BYTES);
 		to->base = base_of(from->base);
 		to->pending = from->pending != 0;
+		to->reorder_ns = from->reorder_ns;
 		to->runs = run;
 		to->run_count = from->source_count;
 		for (j = 0; j < from->source_count; j++, run++) {
 			run->first = t->sources[from->source_first + j].first;
 			run->size = (uint16_t)(1u << t->sources[from->source_first + j].k);
-			for (n = 0; n < run->size; n++)
-				if ((run->windows[n] = source_window(to->state, (uint16_t)(run->first + n))) == NULL)
+			for (n = 0; n < run->size; n++) {
+				if ((source = source_of(to->state, (uint16_t)(run->first + n))) == NULL)
 					return (ENGINE_NO_MEMORY);
+				run->windows[n] = source->window;
+				if (to->reorder_ns != 0 && (run->reorders[n] = source_reorder(source)) == NULL)
+					return (ENGINE_NO_MEMORY);
+			}
 		}
 		slots_put(s->session_slots, s->session_mask, mix64(to->base), i);
 		s->session_count++;

@@ -12,6 +12,7 @@
 
 #include "aead.h"
 #include "common.h"
+#include "reorder.h"
 #include "routes.h"
 #include "window.h"
 
@@ -69,6 +70,7 @@ struct peer_state {
 struct source {
 	uint16_t	shard;
 	struct window	*window;
+	struct reorder	*reorder;	/* NULL until it is first asked for */
 };
 
 /* A session: what opens its packets and what seals them. It ends when a table no longer lists it for receiving. */
@@ -125,12 +127,14 @@ struct peer {
 struct source_run {
 	uint16_t	first, size;
 	struct window	*windows[SHARDS_MAX];
+	struct reorder	*reorders[SHARDS_MAX];	/* NULL: packets do not wait */
 };
 
 struct session {
 	uint64_t	base;		/* 48 bits */
 	struct session_state *state;
 	uint32_t	peer;		/* index */
+	uint64_t	reorder_ns;
 	bool		pending;
 	uint32_t	run_count;
 	const struct source_run *runs;
@@ -197,6 +201,20 @@ session_find(const struct snapshot *s, uint64_t base)
 		if (s->sessions[index - 1].base == base)
 			return (&s->sessions[index - 1]);
 	}
+}
+
+/* Where packets of this source shard wait, if worker `worker` is the one that its sender addresses. */
+static inline struct reorder *
+session_reorder(const struct snapshot *snapshot, const struct session *s, uint16_t shard, unsigned worker,
+    unsigned workers)
+{
+	uint16_t place;
+	uint32_t i;
+
+	for (i = 0; i < s->run_count; i++)
+		if ((place = (uint16_t)(shard - s->runs[i].first)) < s->runs[i].size)
+			return (place % snapshot->own_size % workers == worker ? s->runs[i].reorders[place] : NULL);
+	return (NULL);
 }
 
 static inline struct window *

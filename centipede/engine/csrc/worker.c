@@ -42,11 +42,14 @@ void
 worker_adopt(struct worker *w)
 {
 	struct engine *e = w->engine;
+	struct snapshot *snapshot;
 	struct local *l;
 	int fd;
 
 	w->epoch = atomic_load_explicit(&e->epoch, memory_order_acquire);
-	w->snapshot = atomic_load_explicit(&e->snapshot, memory_order_acquire);
+	snapshot = atomic_load_explicit(&e->snapshot, memory_order_acquire);
+	inbound_adopt(w, snapshot);
+	w->snapshot = snapshot;
 	aead_forget(w->aead);
 	w->local_count = 0;
 	for (l = e->locals; l < e->locals + LOCALS_MAX; l++) {
@@ -85,7 +88,9 @@ leave_resting(struct worker *w, int timeout)
 			*(i == 0 ? &w->tun_rests_ns : &w->local_rests_ns[i - 1]) = 0;
 		}
 	}
-	return (resting && timeout == -1 ? (int)(REST_AFTER_FAILURE_NS / 1000000) : timeout);
+	if (resting && (timeout == -1 || timeout > (int)(REST_AFTER_FAILURE_NS / 1000000)))
+		timeout = (int)(REST_AFTER_FAILURE_NS / 1000000);
+	return (timeout);
 }
 
 /* Serve every descriptor that poll() found ready, a batch each; false if there was none. */
@@ -120,12 +125,12 @@ run(struct worker *w)
 {
 	struct engine *e = w->engine;
 	uint64_t last_served_ns = 0;
-	int n, timeout = -1;
+	int n, timeout = -1, wait = -1;
 	bool changed;
 
 	while (!atomic_load_explicit(&e->stopping, memory_order_relaxed)) {
 		changed = atomic_load_explicit(&e->epoch, memory_order_acquire) != w->epoch;
-		n = poll(w->polled, POLL_LOCALS + w->local_count, changed ? 0 : leave_resting(w, timeout));
+		n = poll(w->polled, POLL_LOCALS + w->local_count, changed ? 0 : leave_resting(w, wait));
 		w->now_ns = w->trains.now_ns = now_ns();
 		if (n > 0 && serve(w)) {
 			last_served_ns = w->now_ns;
@@ -136,6 +141,7 @@ run(struct worker *w)
 			sched_yield();
 		if (unlikely(changed))
 			worker_adopt(w);
+		wait = likely(w->reorder_count == 0) ? timeout : inbound_end_waits(w, timeout);
 	}
 }
 

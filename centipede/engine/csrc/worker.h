@@ -22,6 +22,7 @@
 #define RECEIVE_BYTES		65536
 /* Messages begin at different places within a page, or their headers would contend for the same few cache lines. */
 #define RECEIVE_STRIDE		(RECEIVE_BYTES + 33 * CACHE_LINE)
+#define REORDERS_MAX		64	/* source shards whose packets wait at one time; those of others do not */
 #define TUN_READ_PACKETS	64	/* before the sockets get their turn */
 #define TUN_READ_BYTES		(4 * PACKET_BYTES_MAX)
 
@@ -60,6 +61,9 @@ struct worker {
 	struct pollfd	 polled[2 + LOCALS_MAX];	/* wake-ups, TUN, sockets */
 	unsigned	 receive_messages;	/* how many to ask for next time */
 	struct coalescer coalescer;
+	uint64_t	 flushes;	/* of the coalescer; begins at 1 */
+	unsigned	 reorder_count;
+	struct reorder	*reorders[REORDERS_MAX];	/* in which packets wait */
 	struct mmsghdr	 headers[RECEIVE_MESSAGES];
 	struct received	 received[RECEIVE_MESSAGES];
 
@@ -81,6 +85,10 @@ void	 outbound_waiting(struct worker *);
 /* inbound.c: socket -> header -> session -> window -> open -> window -> path -> inner packet -> TUN */
 void	 inbound_init(struct worker *);
 void	 inbound_read(struct worker *, unsigned local);
+/* End the waits that are over; the ms until the next one is, or `timeout` if that is sooner (-1: never). */
+int	 inbound_end_waits(struct worker *, int timeout);
+/* Before the worker takes up another snapshot: deliver what may not wait under it. */
+void	 inbound_adopt(struct worker *, const struct snapshot *);
 void	 inbound_message(struct worker *, const struct local *, const struct address *remote, uint8_t *bytes,
 	    size_t length, size_t segment_bytes);
 
