@@ -14,12 +14,15 @@ send under the same session.
 from __future__ import annotations
 
 import argparse
+import hmac
 import random
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.handshake import mac1_key
 from centipede.protocol.node import PeerSpec
 from centipede.protocol.timing import Timing
 from lab.engine_model import InvariantError
@@ -29,6 +32,9 @@ RECONNECT_S = 6.0
 """Time in which two machines find each other once the weather is calm."""
 STORM_TIMING = Timing(rekey_s=12.0, rekey_jitter_s=1.0, rekey_fallback_s=15.0, reject_s=20.0)
 """Sessions live a tenth as long, so that a storm sees many of them."""
+
+_FLOOD_PER_S = 1000
+_FLOOD_S = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,8 @@ class Kind:
     """Processes restart, with and without their record, with and without a bye."""
     replays: bool = False
     """Captured datagrams arrive again, from their own or from other addresses."""
+    floods: bool = False
+    """Initiates that nobody can open come faster than they could be opened, from everywhere."""
     roaming: bool = False
     """The first machine changes an address."""
 
@@ -59,6 +67,7 @@ KINDS = (
     Kind("nat", clocks=True, nat=True, loss=True),
     Kind("restarts", clocks=True, restarts=True),
     Kind("replays", clocks=True, restarts=True, replays=True, loss=True),
+    Kind("floods", clocks=True, restarts=True, floods=True),
     Kind("roaming", roaming=True, nat=True),
     Kind("everything", clocks=True, loss=True, blocks=True, nat=True, restarts=True, replays=True, roaming=True),
 )
@@ -166,6 +175,8 @@ class Storm:
             strikes.append(self._restart)
         if kind.replays:
             strikes += [self._replay] * 3
+        if kind.floods and dice.random() < 0.3:
+            strikes.append(self._flood)
         if kind.roaming and dice.random() < 0.3:
             strikes.append(self._roam)
         if strikes:
@@ -217,6 +228,20 @@ class Storm:
             if dice.random() < 0.2:
                 remote = dice.choice([uplink.local for machine in world.machines for uplink in machine.uplinks])
             world.inject(source, remote, data, Weather())
+
+    def _flood(self) -> None:
+        """Keep one machine under load for a while; who floods knows its public key, and shows no address to be real."""
+        world, dice = self.world, self._dice
+        machine = dice.choice(world.machines)
+        remote = dice.choice(machine.uplinks).local
+        key = mac1_key(machine.identity.public)
+        for number in range(_FLOOD_PER_S * _FLOOD_S):
+            covered = b"\x81\x01" + bytes(6) + dice.randbytes(168)
+            data = covered + hmac.digest(key, covered, "sha256")[:16] + bytes(16)
+            source = Endpoint(f"203.0.{dice.randint(0, 255)}.{dice.randint(1, 254)}", 9)
+            world.clock.at(
+                world.clock.now + number / _FLOOD_PER_S, partial(world.inject, source, remote, data, Weather())
+            )
 
     def _roam(self) -> None:
         machine = self.world.machines[0]

@@ -53,6 +53,8 @@ class Context:
         """Pending ones by the digest of the Initiate they answer."""
         self.attempts: dict[bytes, int] = {}
         """Number of the peer by sid of an outstanding attempt."""
+        self.initiates: dict[bytes, int] = {}
+        """The same by mac1 of its Initiate."""
         self.datagrams: list[Outgoing] = []
         self.log: list[LogLine] = []
         self.records: dict[PublicKey, PeerRecord] = {}

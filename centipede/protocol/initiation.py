@@ -8,6 +8,8 @@ a late Acknowledge until the next one begins or it is dropped.
 from __future__ import annotations
 
 from centipede.protocol.bucket import Bucket
+from centipede.protocol.cookie import LIFE_S as COOKIE_LIFE_S
+from centipede.protocol.cookie import answered_mac1, mac1_of, open_cookie, with_mac2
 from centipede.protocol.drops import DropReason, Refused
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handshake import Attempt, Finished
@@ -31,6 +33,10 @@ class Initiation:
         """Why something that concerned the handshake went no further, last."""
         self.pairs: set[tuple[Endpoint, Endpoint]] = set()
         """Where the Initiate of the attempt was sent."""
+        self._cookies: dict[tuple[Endpoint, Endpoint], tuple[bytes, float]] = {}
+        """The cookies the peer gave for pairs, and until when they are used; they outlive the attempt."""
+        self._proven: set[tuple[Endpoint, Endpoint]] = set()
+        """Pairs on which the Initiate of the attempt was sent again because a cookie came."""
         self._started = float("-inf")
         self._sends = 0
         self._pauses = 0
@@ -56,6 +62,8 @@ class Initiation:
         self.attempt = attempt
         self.attempts += 1
         self.pairs = set()
+        self._proven = set()
+        self._cookies = {pair: cookie for pair, cookie in self._cookies.items() if now < cookie[1]}
         self._started = now
         self._sends = 0
         pauses = self._timing.back_off_s
@@ -63,13 +71,37 @@ class Initiation:
         self._pauses += 1
         self._tries = Bucket(_TRIES_PER_S, _TRIES_PER_S)
 
-    def take_send(self, now: float) -> bytes | None:
-        """The Initiate if it is to go out on every pair now, else None."""
+    def take_send(self, now: float) -> bool:
+        """Whether the Initiate is to go out on every pair now."""
         if self.attempt is None or now < self._send_at():
-            return None
+            return False
         while self._send_at() <= now:
             self._sends += 1
-        return self.attempt.message
+        return True
+
+    def message_on(self, local: Endpoint, remote: Endpoint, now: float) -> bytes:
+        """The Initiate of the attempt as it goes out on a pair; it counts as sent there. ValueError without one."""
+        if self.attempt is None:
+            raise ValueError("there is no attempt")
+        self.pairs.add((local, remote))
+        cookie, until = self._cookies.get((local, remote), (b"", float("-inf")))
+        return with_mac2(self.attempt.message, cookie) if now < until else self.attempt.message
+
+    def receive_cookie(self, local: Endpoint, remote: Endpoint, datagram: bytes, now: float) -> bool:
+        """Keep a Cookie that answers the attempt's Initiate. True if it is worth sending that again at once.
+
+        Raises Refused.
+        """
+        pair = (local, remote)
+        if self.attempt is None or pair not in self.pairs or answered_mac1(datagram) != mac1_of(self.attempt.message):
+            raise Refused(DropReason.UNKNOWN_ATTEMPT)
+        if not self._tries.take(now):
+            raise Refused(DropReason.RATE_LIMITED)
+        self._cookies[pair] = (open_cookie(self.attempt.remote, datagram), now + COOKIE_LIFE_S)
+        # Once: somebody who sees the Initiate could forge Cookies and would otherwise be answered by each.
+        again = pair not in self._proven
+        self._proven.add(pair)
+        return again
 
     def next_at(self) -> float:
         """When ``take_send`` or ``may_begin`` says yes next."""
@@ -100,6 +132,7 @@ class Initiation:
         """Forget the attempt and its secrets. The pause before the next one stays."""
         self.attempt = None
         self.pairs = set()
+        self._proven = set()
 
     def succeed(self) -> None:
         """There is a session: start over without pauses next time."""

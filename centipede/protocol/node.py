@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from centipede.protocol.context import Context
+from centipede.protocol.cookie import answered_mac1
 from centipede.protocol.counters import EngineCounters
 from centipede.protocol.drops import DropReason, Refused
 from centipede.protocol.effects import Effects, LogLine, Outgoing
@@ -122,7 +123,6 @@ class Node:
             peer.bar(now)
             self._touch(peer, now)
 
-    def hurry(self, now: float) -> None:
     def set_links(self, links: Mapping[str, str], now: float) -> None:
         """Say which interface each local address belongs to, both by name: links may be metered by either."""
         if links != self._context.links:
@@ -130,6 +130,7 @@ class Node:
             for peer in self._peers.values():
                 self._touch(peer, now)
 
+    def hurry(self, now: float) -> None:
         """The host's routes changed: try at once what could not be reached before."""
         for peer in self._peers.values():
             peer.hurry(now)
@@ -180,10 +181,12 @@ class Node:
     def _receive_datagram(self, event: Datagram, now: float) -> None:
         if is_handshake(event.data):
             sid = acknowledge_sid(event.data)
-            if sid is None:
-                self._touch(self._responder.receive(event, now), now)
-            else:
+            if sid is not None:
                 self._receive_acknowledge(sid, event, now)
+            elif (mac1 := answered_mac1(event.data)) is not None:
+                self._receive_cookie(mac1, event, now)
+            else:
+                self._touch(self._responder.receive(event, now), now)
             return
         header = parse_header(event.data)
         if header is None:
@@ -204,6 +207,12 @@ class Node:
         if number is None:
             raise Refused(DropReason.UNKNOWN_ATTEMPT)
         self._touch(self._numbered[number], now).receive_acknowledge(event, now)
+
+    def _receive_cookie(self, mac1: bytes, event: Datagram, now: float) -> None:
+        number = self._context.initiates.get(mac1)
+        if number is None:
+            raise Refused(DropReason.UNKNOWN_ATTEMPT)
+        self._touch(self._numbered[number], now).receive_cookie(event, now)
 
     # Time.
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from centipede.protocol.association import Association, Session
 from centipede.protocol.context import Context
+from centipede.protocol.cookie import mac1_of
 from centipede.protocol.counters import EngineCounters
 from centipede.protocol.drops import DropReason, Refused
 from centipede.protocol.effects import Level
@@ -149,6 +150,12 @@ class Peer:
             if proven:
                 self._reach.validate(path, run, now)
         self._reach.greet(now)
+
+    def receive_cookie(self, event: Datagram, now: float) -> None:
+        """The peer is under load and asks for proof of an address. Raises Refused."""
+        if self._initiation.receive_cookie(event.local, event.remote, event.data, now):
+            message = self._initiation.message_on(event.local, event.remote, now)
+            self._context.send(event.local, event.remote, message)
 
     def add_pending(self, session: Session) -> None:
         """Keep a handshake that was answered until a packet under it confirms it."""
@@ -302,10 +309,9 @@ class Peer:
             return
         if initiation.may_begin(now):
             self._begin(now, wall_ns)
-        message = initiation.take_send(now)
-        if message is not None:
+        if initiation.take_send(now):
             for path in pairs:
-                initiation.pairs.add((path.local, path.remote))
+                message = initiation.message_on(path.local, path.remote, now)
                 self._context.send(path.local, path.remote, message)
 
     def _handshake_at(self, now: float) -> float:
@@ -337,11 +343,13 @@ class Peer:
             random=context.random(32),
         )
         context.attempts[attempt.sid] = self.number
+        context.initiates[mac1_of(attempt.message)] = self.number
         self._initiation.begin(attempt, now)
 
     def _drop_attempt(self) -> None:
         if self._initiation.attempt is not None:
             self._context.attempts.pop(self._initiation.attempt.sid, None)
+            self._context.initiates.pop(mac1_of(self._initiation.attempt.message), None)
             self._initiation.drop()
 
     # Sessions.
@@ -405,6 +413,7 @@ class Peer:
             run=choice.run,
             paths=choice.selection.paths,
             copies=choice.selection.copies,
+            urgent=choice.selection.urgent,
         )
 
     def _admit(self, local: Endpoint, remote: Endpoint, now: float) -> Path:
@@ -413,7 +422,6 @@ class Peer:
             raise Refused(path)
         return path
 
-            urgent=choice.selection.urgent,
     def _store(self, record: PeerRecord) -> None:
         if record != self.record:
             self.record = record

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 
 from centipede.protocol.association import Session
-from centipede.protocol.bucket import BucketTable
+from centipede.protocol.bucket import Bucket, BucketTable
 from centipede.protocol.context import Context
+from centipede.protocol.cookie import CookieJar, seal_cookie
 from centipede.protocol.drops import DropReason, Refused
 from centipede.protocol.endpoint import Endpoint
-from centipede.protocol.handshake import Initiate, check_mac1, initiate_digest, open_initiate
+from centipede.protocol.handshake import MAC_BYTES, Initiate, check_mac1, initiate_digest, open_initiate
 from centipede.protocol.identity import PublicKey
 from centipede.protocol.peer import Peer, run_of
 from centipede.protocol.table import Datagram
@@ -26,6 +27,12 @@ MOST_ACKNOWLEDGED_PAIRS = 16
 _PER_SOURCE_PER_S = 20
 _PER_SOURCE_BURST = 5
 _SOURCES = 4096
+_CAPACITY_PER_S = 500
+"""Initiates with a valid mac1, from whatever sources, that are no load: an eighth of what a core can answer."""
+_CAPACITY_BURST = 64
+"""And so many at once."""
+_LOADED_S = 1.0
+"""The node counts as under load for so long after the last one too many."""
 
 
 class Responder:
@@ -35,14 +42,19 @@ class Responder:
         """``peers`` is read, never changed."""
         self._context = context
         self._peers = peers
+        self._capacity = Bucket(_CAPACITY_PER_S, _CAPACITY_BURST)
+        self._loaded_until = float("-inf")
+        self._cookies = CookieJar(context.random)
         self._sources: BucketTable[bytes] = BucketTable(_PER_SOURCE_PER_S, _PER_SOURCE_BURST, _SOURCES)
 
     def receive(self, event: Datagram, now: float) -> Peer:
         """Answer an Initiate; returns the peer it came from. Raises Refused."""
         check_mac1(self._context.identity.public, event.data)
+        loaded = self._is_loaded(now)
         session = self._pending(initiate_digest(event.data))
         if session is None:
-            # Here a node under load would ask for a cookie before it spends anything on this source.
+            if loaded:
+                self._demand_cookie(event, now)
             if not self._sources.take(_network(event.remote), now):
                 raise Refused(DropReason.RATE_LIMITED)
             initiate = open_initiate(self._context.identity, event.data)
@@ -53,6 +65,21 @@ class Responder:
             self._check_remote(peer, event.remote)
         self._acknowledge(session, event.local, event.remote, now)
         return peer
+
+    def _is_loaded(self, now: float) -> bool:
+        """Whether Initiates come faster than they should be opened; one more has come."""
+        if not self._capacity.take(now):
+            self._loaded_until = now + _LOADED_S
+        return now < self._loaded_until
+
+    def _demand_cookie(self, event: Datagram, now: float) -> None:
+        """Before anything is spent on a source, let it show that it receives where it claims to be. Raises Refused."""
+        context = self._context
+        if not self._cookies.accepts(event.data, event.remote, now):
+            cookie = self._cookies.bake(event.remote, now)
+            message = seal_cookie(context.identity.public, event.data, cookie, context.random(MAC_BYTES))
+            context.send(event.local, event.remote, message)
+            raise Refused(DropReason.COOKIE_REQUIRED)
 
     def _pending(self, digest: bytes) -> Session | None:
         return self._context.pending.get(digest)

@@ -102,10 +102,14 @@ def test_both_ends_agree(psk: bytes) -> None:
     assert len({keys.rx_data, keys.tx_data, keys.rx_control, keys.tx_control}) == 4
 
 
-def test_every_one_bit_change_of_initiate_is_refused() -> None:
+def test_every_one_bit_change_of_initiate_is_refused_but_those_of_mac2() -> None:
     message = begin().message
     for bit in range(8 * INITIATE_BYTES):
-        reason_of(open_and_verify, flipped(message, bit))
+        changed = flipped(message, bit)
+        if changed[:192] == message[:192]:
+            assert open_and_verify(changed).digest == open_initiate(R, message).digest
+        else:
+            reason_of(open_and_verify, changed)
 
 
 def test_every_one_bit_change_of_initiate_with_mac1_recomputed_is_refused() -> None:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.vectors.handshakes import handshake, keys
+from tests.vectors.handshakes import cookies, handshake, keys
 from tests.vectors.inners import inner
 from tests.vectors.packets import control, session, window
 from tests.vectors.primitives import check_primitives
@@ -18,6 +18,7 @@ from tests.vectors.primitives import check_primitives
 FILES = {
     "keys": keys,
     "handshake": handshake,
+    "cookie": cookies,
     "session": session,
     "control": control,
     "inner": inner,

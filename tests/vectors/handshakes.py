@@ -190,6 +190,39 @@ def handshake() -> dict[str, Any]:
     }
 
 
+def cookies() -> dict[str, Any]:
+    """What a responder under load sends, and what the initiator makes of it."""
+    i = End(b"\1" * 32, b"\3" * 32, b"\x0a" * 6)
+    responder = ed25519_public(b"\2" * 32)
+    first = initiate(i, responder, 1700000000000000000).message
+
+    def case(name: str, address: bytes, port: int, endpoint: str) -> Case:
+        secret, n = fill(name + " secret", 32), fill(name + " n", 16)
+        cookie = mac(secret, address.ljust(16, b"\0") + u(port, 2))[:16]
+        start = bytes.fromhex("8301000000000000") + first[176:192] + n
+        sealed = aead(mac(sha(b"Centipede v1 cookie", responder), n + first[176:192]), Z, start, cookie)
+        return {
+            "name": name,
+            "responder": responder,
+            "secret": secret,
+            "source": endpoint,
+            "cookie": cookie,
+            "n": n,
+            "initiate": first,
+            "message": start + sealed,
+            "answer": first[:192] + mac(cookie, first[:192])[:16],
+        }
+
+    cases = [
+        case("IPv4", bytes([192, 0, 2, 1]), 51820, "192.0.2.1:51820"),
+        case("IPv6", bytes.fromhex("20010db8") + bytes(11) + b"\1", 1, "[2001:db8::1]:1"),
+    ]
+    good = cases[0]["message"]
+    bits = [0, 64, 191, 192, 319, 320, 575]
+    damaged = [bytes(b ^ (0x80 >> bit % 8 if bit // 8 == at else 0) for at, b in enumerate(good)) for bit in bits]
+    return {"cases": cases, "damaged": [{"message": m} for m in damaged]}
+
+
 def refused_initiates(i: End, r: End, now: int) -> list[Case]:
     responder, other = ed25519_public(r.seed), ed25519_public(b"\5" * 32)
     good = initiate(i, responder, now).message
@@ -204,7 +237,6 @@ def refused_initiates(i: End, r: End, now: int) -> list[Case]:
         ("too long", "handshake_malformed", good + b"\0"),
         ("version 2", "handshake_malformed", with_mac1(bytes(bad_version[:176]))),
         ("reserved byte", "handshake_malformed", with_mac1(bytes(reserved[:176]))),
-        ("mac2 without a cookie", "handshake_malformed", good[:-1] + b"\1"),
         ("mac1 of another key", "bad_mac1", good[:176] + mac1(other, good[:176]) + bytes(16)),
         ("ephemeral is zero", "initiate_undecryptable", with_mac1(good[:8] + bytes(32) + good[40:176])),
         ("sealed to another key", "initiate_undecryptable", with_mac1(initiate(i, other, now).message[:176])),

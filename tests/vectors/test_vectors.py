@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from centipede.protocol.cookie import answered_mac1, mac1_of, make_cookie, open_cookie, seal_cookie, with_mac2
 from centipede.protocol.drops import DropReason, Refused
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handshake import Attempt, Params, initiate_digest, open_initiate
@@ -31,6 +32,7 @@ def named(cases: list[Case]) -> list[Any]:
 
 KEYS = load("keys")
 HANDSHAKE = load("handshake")
+COOKIE = load("cookie")
 SESSION = load("session")
 CONTROL = load("control")
 INNER = load("inner")
@@ -121,6 +123,27 @@ def test_refused_acknowledge(case: Case) -> None:
     with pytest.raises(Refused) as caught:
         attempt.finish(bytes.fromhex(case["acknowledge"]))
     assert caught.value.reason.label == case["reason"]
+
+
+@pytest.mark.parametrize("case", named(COOKIE["cases"]))
+def test_cookie(case: Case) -> None:
+    responder = PublicKey.from_raw(bytes.fromhex(case["responder"]))
+    initiate, cookie, message = (bytes.fromhex(case[name]) for name in ("initiate", "cookie", "message"))
+    assert make_cookie(bytes.fromhex(case["secret"]), Endpoint.parse(case["source"])) == cookie
+    assert seal_cookie(responder, initiate, cookie, bytes.fromhex(case["n"])) == message
+    assert answered_mac1(message) == mac1_of(initiate)
+    assert open_cookie(responder, message) == cookie
+    assert with_mac2(initiate, cookie).hex() == case["answer"]
+
+
+@pytest.mark.parametrize("case", named(COOKIE["damaged"]))
+def test_damaged_cookie(case: Case) -> None:
+    message = bytes.fromhex(case["message"])
+    good = COOKIE["cases"][0]
+    if answered_mac1(message) == mac1_of(bytes.fromhex(good["initiate"])):
+        with pytest.raises(Refused) as caught:
+            open_cookie(PublicKey.from_raw(bytes.fromhex(good["responder"])), message)
+        assert caught.value.reason is DropReason.COOKIE_UNDECRYPTABLE
 
 
 @pytest.mark.parametrize("case", named(SESSION["cases"]))
