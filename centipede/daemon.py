@@ -46,6 +46,7 @@ from centipede.system.resolve import Resolver
 from centipede.system.signals import Signals
 from centipede.system.state import StateFile
 from centipede.system.tun import open_tun
+from centipede.system.wall import wall_clock
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class Daemon:
         """When to try again what did not work, because routes changed."""
         self._hurried = -math.inf
         self._running = True
+        self._wall_ns = wall_clock()
         self._started = 0.0
         self._hosts: frozenset[str] = frozenset()
         """Outer addresses of the peers."""
@@ -215,7 +217,7 @@ class Daemon:
             self._node.hurry(now)
             self._names.hurry(now)
         if self._next_timer <= now:
-            self._node.handle_timer(now, time.time_ns())
+            self._node.handle_timer(now, self._wall_ns())
         self._carry_out()
         if self._names.next_timer <= now:
             self._names.handle_timer(now, self._silent_names(now))
@@ -224,7 +226,7 @@ class Daemon:
 
     def _receive(self, event: Event) -> None:
         try:
-            self._node.receive(event, time.monotonic(), time.time_ns())
+            self._node.receive(event, time.monotonic(), self._wall_ns())
         except Exception:  # the node promises not to raise; if it does, a datagram must not end the tunnel
             log.exception("defect: the node failed at an event")
 
@@ -303,9 +305,9 @@ class Daemon:
             log.warning("%s", text)
 
     def _listen_on(self, addresses: Sequence[LinkAddress], now: float, *, strict: bool = False) -> None:
+        self._node.set_links({str(each.address): each.link for each in addresses}, now)
         before = self._listening.locals
         self._listening.open(addresses, now, strict=strict)
-        self._node.set_links({str(each.address): each.link for each in addresses}, now)
         if self._listening.locals != before:
             self._node.set_locals(self._listening.locals, now)
             self._carry_out()

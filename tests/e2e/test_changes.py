@@ -305,3 +305,18 @@ def test_a_restart_is_noticed_by_the_other_end(world: World) -> None:
     world.a.up()
     world.settle()
     assert world.b.ping().received == 5
+
+
+def test_a_clock_that_jumps_back_by_years_does_not_lock_out(world: World) -> None:
+    offset = world.a.host.directory / "offset"
+    world.configure(tail=REKEY_OFTEN)
+    world.b.up()
+    daemon = world.a.run(wall_offset=offset)
+    world.settle()
+    offset.write_text("-300000000")
+    begin = world.a.peer()["session"]["rekeys"]
+    eventually(lambda: world.a.peer()["session"]["rekeys"] >= begin + 2, "two rekeys with a clock that is wrong")
+    daemon.kill()
+    eventually(lambda: NAME not in world.a.interfaces(), "the interface gone with its daemon")
+    world.a.run(wall_offset=offset)
+    world.settle()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from centipede.protocol.identity import Identity, render_key
+from centipede.system.wall import VARIABLE
 from lab.host import Host
 from lab.link import EndPlan, LinkPlan
 from lab.process import Process, wait_until
@@ -96,13 +97,16 @@ allowed_ips = {values["allowed_ips"]}
         """Bring the tunnel up in the background."""
         self.cli("up", self.file, "--state-dir", self.host.state_directory, "--log-level", "debug", *arguments)
 
-    def run(self, *arguments: str) -> Process:
-        """Bring the tunnel up in the foreground of a process of the test's; its log is that process's output."""
+    def run(self, *arguments: str, wall_offset: Path | None = None) -> Process:
+        """Bring the tunnel up in the foreground of a process of the test's; its log is that process's output.
+
+        ``wall_offset`` is a file with the seconds by which the daemon's wall clock is wrong.
+        """
         command = ["run", self.file, "--state-dir", self.host.state_directory, "--log-level", "debug", *arguments]
         socket = self.runtime_dir / f"{NAME}.sock"
         return self.host.start(
             [*PROGRAM, *map(str, command)],
-            env=environment(),
+            env={**environment(), **({VARIABLE: str(wall_offset)} if wall_offset else {})},
             log=self.log,
             ready=lambda: socket.exists() and self.cli("show", NAME, check=False).returncode == 0,
             ready_timeout_s=DEADLINE_S,
