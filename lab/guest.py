@@ -127,7 +127,7 @@ class Guest:
         files = self._prepare(argv, out, environment or {})
         console = files / "console"
         pumps = [_Pump(files / name, to) for name, to in (("stdout", stdout), ("stderr", stderr)) if to is not None]
-        with self._started(out, ("-serial", f"file:{_escaped(console)}"), stdin=subprocess.DEVNULL) as process:
+        with self._started(out, ("-serial", f"file:{console}"), stdin=subprocess.DEVNULL) as process:
             began = time.monotonic()
             tell(f"guest: starting {self}")
             boot_s = None

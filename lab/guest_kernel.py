@@ -166,22 +166,27 @@ def unpack_kernel(package: Path, directory: Path, release: str) -> None:
     modules = directory / "lib" / "modules" / release
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as reader:
         assert reader.stdout is not None
-        with tarfile.open(fileobj=reader.stdout, mode="r|") as archive:
-            for member in archive:
-                source = archive.extractfile(member) if member.isfile() else None
-                target = _target(member.name, directory, modules, release)
-                if source is None or target is None:
-                    continue
-                content = source.read()
-                if target.suffix == ".xz":
-                    content, target = lzma.decompress(content), target.with_suffix("")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content)
-        reader.stdout.read()  # what follows the archive's end, lest its writer be killed by it
+        try:
+            with tarfile.open(fileobj=reader.stdout, mode="r|") as archive:
+                for member in archive:
+                    source = archive.extractfile(member) if member.isfile() else None
+                    target = _target(member.name, directory, modules, release)
+                    if source is not None and target is not None:
+                        _keep(source.read(), target)
+            reader.stdout.read()  # what follows the archive's end, lest its writer be killed by it
+        except (tarfile.TarError, lzma.LZMAError) as error:
+            raise FetchError(f"{package.name} cannot be unpacked: {error}") from None
     if reader.returncode != 0:
         raise FetchError(f"dpkg-deb ended with {reader.returncode} while unpacking {package.name}")
     if not (directory / "vmlinuz").exists() or not modules.is_dir():
         raise FetchError(f"{package.name} has no kernel {release} where one was expected")
+
+
+def _keep(content: bytes, target: Path) -> None:
+    if target.suffix == ".xz":
+        content, target = lzma.decompress(content), target.with_suffix("")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content)
 
 
 def _target(name: str, directory: Path, modules: Path, release: str) -> Path | None:

@@ -1,0 +1,101 @@
+"""Which runs are made in a guest, how it is told of them, and what a slow machine is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from lab import guest_runs, scenario
+from lab.guest import GuestError
+from lab.guest_runs import GuestRunSpec, guest_only
+from lab.pace import slowness
+from lab.process import wait_until
+from lab.runner import Run
+from lab.tunnels.wireguard_kernel import WireguardKernel
+
+EVERY = [scenario.load(path) for path in scenario.every()]
+
+
+@pytest.mark.parametrize("each", EVERY, ids=lambda each: each.name)
+def test_a_guest_is_told_the_whole_scenario(each: scenario.Scenario) -> None:
+    spec = GuestRunSpec(scenario=each, tunnel="plain", repetition=2, pcap=True)
+    assert msgspec.json.decode(msgspec.json.encode(spec), type=GuestRunSpec) == spec
+
+
+@pytest.fixture
+def runs() -> list[Run]:
+    return [Run(EVERY[0], tunnel) for tunnel in ("plain", "wireguard-go", "wireguard-kernel", "wireguard-interop")]
+
+
+def test_only_what_the_kernel_lacks_goes_to_a_guest(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest_runs, "make_available", lambda tell: None)
+    monkeypatch.setattr(WireguardKernel, "unavailable", lambda self: "no WireGuard")
+    assert [run.tunnel for run in guest_only(runs, print)] == ["wireguard-kernel", "wireguard-interop"]
+    monkeypatch.setattr(WireguardKernel, "unavailable", lambda self: None)
+    assert guest_only(runs, print) == []
+
+
+def test_without_a_guest_the_reason_is_told(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_tell: object) -> None:
+        raise GuestError("no guest here: a test")
+
+    monkeypatch.setattr(guest_runs, "make_available", refuse)
+    monkeypatch.setattr(WireguardKernel, "unavailable", lambda self: "no WireGuard")
+    told: list[str] = []
+    assert guest_only(runs, told.append) == []
+    assert told == ["kernel WireGuard stays unavailable: no guest here: a test"]
+
+
+def test_a_guest_that_breaks_leaves_the_results_there_are(
+    runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        class accelerator:  # noqa: N801 - stands for an instance
+            slowness = 10.0
+
+        def run(self, argv: list[str], **options: Mapping[str, Any]) -> None:
+            listed, results = argv[-2:]
+            assert len(msgspec.json.decode(Path(listed).read_bytes(), type=list[GuestRunSpec])) == len(runs)
+            assert results == str(options["out"])
+            raise GuestError("the guest ended without the command's exit status")
+
+    monkeypatch.setattr(guest_runs, "make_available", lambda tell: Broken())
+    told: list[str] = []
+    assert guest_runs.execute_in_guest(runs, tmp_path, told.append) == []
+    assert told == ["the guest ended without the command's exit status"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slow_machine_gets_less_load_and_more_time() -> None:
+    chosen = next(each for each in EVERY if each.name == "two-hosts")
+    slow = chosen.slowed(10)
+    assert slow.budget_s == chosen.budget_s * 10
+    rates = {probe.name: msgspec.to_builtins(probe) for probe in slow.probe}
+    assert rates["stream"]["rate"] == 200
+    assert rates["tcp"]["rate_bps"] == 2_000_000
+    assert [probe.seconds for probe in slow.probe] == [probe.seconds for probe in chosen.probe]
+    bounds = {each.figure: each.bound for each in slow.expect}
+    assert bounds["tcp.bits_per_second"] == ">= 1.9e+06"
+    assert bounds["stream.lost"] == "= 0"
+    assert bounds["ping.received"] == ">= 198"
+    assert slow.digest == chosen.digest
+    assert chosen.slowed(1) is chosen
+
+
+def test_deadlines_are_stretched_on_a_slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LAB_SLOWNESS", raising=False)
+    assert slowness() == 1
+    monkeypatch.setenv("LAB_SLOWNESS", "4")
+    asked = 0
+
+    def often_enough() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 12
+
+    # Twelve questions take eleven pauses of 10 ms: more than 50 ms, less than four times that.
+    wait_until(often_enough, timeout_s=0.05, what="the twelfth question")
