@@ -256,11 +256,117 @@ test_engine(void)
 	printf("engine: %llu packets through %d changes of the table\n", (unsigned long long)packets_read, CHANGES);
 }
 
+/* --- keys: what a table gave is nowhere in the process's memory once a table no longer names the session. */
+
+/* A key that stands in no variable of this test as it is. */
+static void
+secret(uint8_t key[KEY_BYTES], uint8_t salt)
+{
+	unsigned i;
+
+	for (i = 0; i < KEY_BYTES; i++)
+		key[i] = (uint8_t)mix64(salt * 1000u + i);
+}
+
+/* How often the memory of the process holds the key. */
+static unsigned
+occurrences(uint8_t salt)
+{
+	static uint8_t piece[1 << 16];
+	unsigned long long from, to, at;
+	uint8_t wanted[KEY_BYTES];
+	char line[512], mode[8];
+	unsigned found = 0;
+	int memory = open("/proc/self/mem", O_RDONLY);
+	FILE *maps = fopen("/proc/self/maps", "r");
+	uint8_t *p;
+	ssize_t n;
+
+	assert(memory != -1 && maps != NULL);
+	while (fgets(line, sizeof(line), maps) != NULL) {
+		if (sscanf(line, "%llx-%llx %7s", &from, &to, mode) != 3 || strncmp(mode, "rw", 2) != 0)
+			continue;
+		if (to - from > 1ull << 32)
+			continue;	/* a sanitizer's shadow */
+		for (at = from; at < to; at += sizeof(piece) - KEY_BYTES) {
+			if ((n = pread(memory, piece, to - at < sizeof(piece) ? to - at : sizeof(piece), (off_t)at)) <= 0)
+				break;	/* a guard page */
+			secret(wanted, salt);
+			for (p = piece; (p = memmem(p, (size_t)(piece + n - p), wanted, KEY_BYTES)) != NULL; p++)
+				if (at + (uint64_t)(p - piece) != (uintptr_t)wanted)
+					found++;
+			explicit_bzero(wanted, sizeof(wanted));
+			explicit_bzero(piece, sizeof(piece));
+		}
+	}
+	fclose(maps);
+	close(memory);
+	return (found);
+}
+
+static void
+apply_secret(struct engine *e, uint64_t session, uint16_t port)
+{
+	struct engine_path path = { .path = 1, .local = loopback(port), .remote = loopback(port) };
+	struct engine_route route = { .network = { 10 }, .peer = 1, .version = 4, .prefix = 8 };
+	struct engine_run run = { 0 };
+	struct engine_peer peer = { .peer = 1, .session = session, .plan_count = 1, .copies = 1, .run = run };
+	struct engine_session receive = { .session = session, .peer = 1, .source_count = 1 };
+	struct engine_table table = { .run = run, .route_count = 1, .peer_count = 1, .session_count = 1, .path_count = 1,
+	    .source_count = 1, .routes = &route, .peers = &peer, .sessions = &receive, .paths = &path, .sources = &run };
+
+	secret(peer.key, (uint8_t)session);
+	secret(receive.key, (uint8_t)session);
+	assert(engine_apply(e, &table) == 0);
+	explicit_bzero(&peer, sizeof(peer));
+	explicit_bzero(&receive, sizeof(receive));
+}
+
+static void
+test_keys(enum engine_aead aead)
+{
+	struct engine_options options = { .aead = (uint8_t)aead };
+	struct engine_endpoint local;
+	pthread_t thread;
+	int pair[2], fd, error;
+	uint16_t port = 0;
+	struct engine *e;
+	uint64_t n;
+
+	assert(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair) == 0);
+	if ((e = engine_new(&pair[1], 1, &options, &error)) == NULL) {
+		assert(error == ENGINE_NO_AEAD);
+		printf("keys: not tested with ipsec-mb: %s\n", engine_ipsec_mb_missing());
+		close(pair[0]);
+		close(pair[1]);
+		return;
+	}
+	fd = udp_socket(&port);
+	local = loopback(port);
+	assert(engine_add_local(e, &local, &fd) == 0 && engine_start(e) == 0);
+	apply_secret(e, 1, port);
+	atomic_store(&done, false);
+	assert(pthread_create(&thread, NULL, carry, &pair[0]) == 0);
+	for (n = atomic_load(&packets_read); atomic_load(&packets_read) < n + 100;)
+		sched_yield();
+	atomic_store(&done, true);
+	pthread_join(thread, NULL);
+	assert(occurrences(1) > 0);
+	apply_secret(e, 2, port);
+	assert(occurrences(1) == 0 && occurrences(2) > 0);
+	printf("keys: wiped with their session, %s\n", engine_aead_name(e));
+	engine_free(e);
+	assert(occurrences(2) == 0);
+	close(pair[0]);
+}
+
 int
 main(void)
 {
 	test_window();
 	test_ring();
 	test_engine();
+	test_keys(ENGINE_AEAD_IPSEC_MB);
+	test_keys(ENGINE_AEAD_LIBCRYPTO);
 	return (0);
 }
