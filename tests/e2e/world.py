@@ -136,8 +136,10 @@ allowed_ips = {values["allowed_ips"]}
         """Ping the other end of the tunnel, or ``to``; five times if not told otherwise."""
         target = to or f"10.7.0.{3 - self.number}"
         count = () if "-c" in options else ("-c", "5")
+        # Once one answer came, ping waits no longer for the last than its interval, whatever -W says: on a busy machine
+        # a short interval makes a late answer look like a lost one.
         done = self.host.run(
-            ["ping", "-n", "-i", "0.05", "-W", "2", *count, *options, target], check=False, timeout_s=60
+            ["ping", "-n", "-i", "0.3", "-W", "2", *count, *options, target], check=False, timeout_s=60
         )
         return Pinged.parse(done.stdout + done.stderr)
 
