@@ -113,7 +113,7 @@ class TunnelModel(_Model, frozen=True):
     left: EndModel
     right: EndModel
     mtu: int = 1420
-    txqueuelen: int = 1000
+    txqueuelen: int = 5000
     ip_version: Literal[4, 6] = 4
     """IP version outside."""
     scheduler: Literal["redundant", "fastest"] = "redundant"

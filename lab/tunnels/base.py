@@ -64,7 +64,7 @@ class TunnelOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What may be asked of any tunnel. A contender that cannot do a thing ignores it, and is measured as it is."""
 
     mtu: int = TUNNEL_MTU
-    txqueuelen: int = 1000
+    txqueuelen: int = 5000
     """Packets that may wait in the interface of a contender."""
     keepalive_s: int | None = None
     """Seconds between keepalives towards the other end; None sends none that the tunnel does not send by itself."""
