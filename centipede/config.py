@@ -46,7 +46,7 @@ from centipede.protocol.spec import PeerSpec
 from centipede.protocol.timing import Timing
 
 AUTO_MTU = 1420
-"""Inner MTU for ``mtu = "auto"``: with 32 bytes of ours, 8 of UDP and 40 of IPv6 it makes an Ethernet frame of 1500."""
+"""Where ``mtu = "auto"`` begins: with 32 bytes of ours, 8 of UDP and 40 of IPv6 it makes an Ethernet frame of 1500."""
 MTU_RANGE = range(1280, 65457)
 """Less than 1280 would take IPv6 off the interface; more than 65456 does not fit one UDP datagram."""
 MARK_RANGE = range(1, 1 << 32)
@@ -73,7 +73,7 @@ class InterfaceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     only through it), ``auto`` (every interface that is up and has a global address). Without a port, 51820. Left out:
     ``auto`` on a free port, enough for one who only initiates; somebody who is to be found needs a port that stays."""
     mtu: int | Literal["auto"] = "auto"
-    """MTU of the tunnel's interface, 1280 to 65456; ``auto`` is 1420."""
+    """MTU of the tunnel's interface, 1280 to 65456; ``auto`` begins with 1420 and follows what all paths carry."""
     fwmark: int | Literal["auto"] = "auto"
     """Mark of the tunnel's own datagrams, by which the host's routing rules know them; ``auto`` is 52894 (0xce9e)."""
     table: int | Literal["auto", "off"] = "auto"
@@ -166,7 +166,8 @@ class Config:
     identity: Identity
     addresses: tuple[InterfaceAddress, ...]
     listen: tuple[Listen, ...]
-    mtu: int
+    mtu: int | None
+    """Inner MTU; None for what the paths carry."""
     engine: str
     workers: int | None
     """None: the engine's default."""
@@ -248,7 +249,7 @@ def load_config(file: Path) -> Config:
         identity=identity,
         addresses=addresses,
         listen=listen,
-        mtu=AUTO_MTU if table.mtu == "auto" else place.within("mtu", table.mtu, MTU_RANGE),
+        mtu=None if table.mtu == "auto" else place.within("mtu", table.mtu, MTU_RANGE),
         engine=table.engine,
         workers=None if table.workers == "auto" else place.within("workers", table.workers, WORKERS_RANGE),
         peers=peers,

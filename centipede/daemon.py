@@ -28,7 +28,7 @@ from typing import Any, Literal, cast
 from centipede import engine as engines
 from centipede import show
 from centipede.changes import compare, find_peer
-from centipede.config import Config, PeerConfig, check_peers, covering, load_config, parse_peer
+from centipede.config import AUTO_MTU, Config, PeerConfig, check_peers, covering, load_config, parse_peer
 from centipede.control import messages
 from centipede.control.client import socket_path
 from centipede.control.server import ControlServer
@@ -37,6 +37,7 @@ from centipede.errors import CentipedeError, ControlError, HostError
 from centipede.listening import Listening
 from centipede.names import Names
 from centipede.protocol.node import Node
+from centipede.protocol.session import HEADER_BYTES
 from centipede.protocol.table import Event, ForwardingTable, Run
 from centipede.system.detour import MARK
 from centipede.system.links import Change, LinkAddress, LinkPlan, Links, LinkWatch, drops_detoured
@@ -94,6 +95,8 @@ class Daemon:
         self._running = True
         self._wall_ns = wall_clock()
         self._started = 0.0
+        self._mtu = AUTO_MTU
+        """What all paths carry."""
         self._hosts: frozenset[str] = frozenset()
         """Outer addresses of the peers."""
         self._outside: set[str] = set()
@@ -160,7 +163,7 @@ class Daemon:
         inside = {host for host in self._hosts - self._outside if covering(host, allowed_ips)}
         self._outside |= self._hosts - inside
         return LinkPlan.of(
-            config.mtu,
+            config.mtu or self._mtu,
             config.addresses,
             allowed_ips,
             [ip_address(host) for host in inside],
@@ -187,7 +190,13 @@ class Daemon:
         now = time.monotonic()
         self._started = now
         run = Run(first=0, k=(self._engine.workers - 1).bit_length())
-        self._node = Node(self._config.identity, run=run, timing=self._config.timing, random=secrets.token_bytes)
+        self._node = Node(
+            self._config.identity,
+            run=run,
+            timing=self._config.timing,
+            random=secrets.token_bytes,
+            largest_bytes=(self._config.mtu or self._mtu) + HEADER_BYTES,
+        )
         self._node.set_tunnelled([address.network for address in self._config.addresses], now)
         self._check_reverse_paths()
         self._node.set_locals(self._listening.locals, now)
@@ -238,8 +247,10 @@ class Daemon:
         if effects.table is not None:
             self._engine.apply(effects.table)
             self._detour(effects.table)
+        if effects.mtu is not None:
+            self._fit(effects.mtu)
         for datagram in effects.datagrams:
-            self._engine.send(datagram.local, datagram.remote, datagram.data)
+            self._engine.send(datagram.local, datagram.remote, datagram.data, dont_fragment=datagram.dont_fragment)
         for line in effects.log:
             log.log(_LEVELS[line.level.upper()], "%s", line.text)
         self._next_timer = effects.next_timer
@@ -247,16 +258,27 @@ class Daemon:
     def _detour(self, table: ForwardingTable) -> None:
         """See to it, before anything is sent there, that no datagram to a peer takes a route into the tunnel."""
         self._hosts = frozenset(path.remote.host for peer in table.peers for path in peer.paths)
+        if self._follow_plan("datagrams to a peer may go round in circles"):
+            self._check_reverse_paths()
+
+    def _fit(self, mtu: int) -> None:
+        """Let the interface carry what all paths carry."""
+        self._mtu = mtu
+        if self._follow_plan("packets too large for a path may be lost"):
+            log.info("mtu %d", mtu)
+
+    def _follow_plan(self, consequence: str) -> bool:
+        """Make the interface as it shall be now. True if that changed it."""
         plan = self._plan_link(self._config)
         if plan == self._plan:
-            return
+            return False
         try:
             self._links.configure(self._config.name, plan, self._plan)
         except HostError as error:
-            self._warn_once(f"{error}; datagrams to a peer may go round in circles")
-        else:
-            self._plan = plan
-            self._check_reverse_paths()
+            self._warn_once(f"{error}; {consequence}")
+            return False
+        self._plan = plan
+        return True
 
     def _check_reverse_paths(self) -> None:
         """Warn of interfaces that will drop what the peers send."""
@@ -463,7 +485,7 @@ class Daemon:
             engine_reason=self._kind.reason,
             engine_details=dict(self._engine.details),
             workers=self._engine.workers,
-            mtu=self._config.mtu,
+            mtu=self._plan.mtu,
             addresses=[str(address) for address in self._config.addresses],
             listen=[str(local) for local in self._listening.locals],
             pid=os.getpid(),

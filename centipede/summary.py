@@ -23,7 +23,7 @@ def summarize(config: Config) -> dict[str, Any]:
         "public_key": config.identity.public.text,
         "addresses": [str(address) for address in config.addresses],
         "listen": [str(entry) for entry in config.listen],
-        "mtu": config.mtu,
+        "mtu": config.mtu or "auto",
         "fwmark": config.mark or "auto",
         "table": (config.table or "auto") if config.routed else "off",
         "engine": config.engine,

@@ -56,6 +56,8 @@ class Weather:
     """Up to this much more, drawn for each datagram, so they overtake each other."""
     loss: float = 0.0
     duplicate: float = 0.0
+    largest_bytes: int = 1472
+    """Larger UDP payloads vanish, and nobody is told."""
 
 
 class Nat:
@@ -124,6 +126,8 @@ class Machine:
         self.spec: PeerSpec | None = None
         self.endpoints: tuple[Endpoint, ...] = ()
         self.record: PeerRecord | None = None
+        self.mtu = 1420
+        """Of its tunnel's interface."""
         self.delivered = 0
         """Packets taken from the engine so far."""
         self._world = world
@@ -146,6 +150,7 @@ class Machine:
         """Begin a new life of the process, with the record of the one before if there is one."""
         self._life += 1
         self._timer = float("inf")
+        self.mtu = 1420
         self.delivered = 0
         self.engine = EngineModel(lambda: self.now, self._transmit)
         self.node = Node(self.identity, run=self._run, timing=self._world.timing, random=self._world.dice.randbytes)
@@ -227,6 +232,7 @@ class Machine:
             self.record = record
         if effects.table is not None:
             self.engine.apply(effects.table)
+        self.mtu = effects.mtu or self.mtu
         for datagram in effects.datagrams:
             self._transmit(datagram.local, datagram.remote, datagram.data)
         for line in effects.log:
@@ -303,14 +309,14 @@ class World:
     def other(self, machine: Machine) -> Machine:
         return next(one for one in self.machines if one is not machine)
 
-    def send_packets(self, machine: Machine, interval_s: float, until: float) -> None:
-        """Have a machine send numbered packets from now on."""
+    def send_packets(self, machine: Machine, interval_s: float, until: float, *, whole: bool = False) -> None:
+        """Have a machine send numbered packets from now on, small ones or as large as its interface's MTU."""
 
         def send() -> None:
             if self.clock.now < until:
                 number = next(self._numbers)
                 self.sent[self.other(machine).name, number] = self.clock.now
-                machine.send(number.to_bytes(_PACKET_BYTES, "big"))
+                machine.send(number.to_bytes(machine.mtu if whole else _PACKET_BYTES, "big"))
                 self.clock.at(self.clock.now + interval_s, send)
 
         self.clock.at(self.clock.now, send)
@@ -341,6 +347,8 @@ class World:
 
     def inject(self, source: Endpoint, remote: Endpoint, data: bytes, weather: Weather) -> None:
         """A datagram is on its way, wherever it came from."""
+        if len(data) > weather.largest_bytes:
+            return
         for _ in range(2 if self.dice.random() < weather.duplicate else 1):
             if self.dice.random() >= weather.loss:
                 delay_s = weather.delay_s + weather.jitter_s * self.dice.random()
@@ -353,7 +361,11 @@ class World:
             for uplink in machine.uplinks:
                 if uplink.public_host == remote.host:
                     local = uplink.nat.inbound(remote, source) if uplink.nat else remote
-                    if local == uplink.local and self.dice.random() >= uplink.down.loss:
+                    if (
+                        local == uplink.local
+                        and len(data) <= uplink.down.largest_bytes
+                        and self.dice.random() >= uplink.down.loss
+                    ):
                         delay_s = uplink.down.delay_s + uplink.down.jitter_s * self.dice.random()
                         self.clock.at(self.clock.now + delay_s, self._hand_over(machine, local, source, data))
                     return

@@ -72,8 +72,14 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def send(self, local: Endpoint, remote: Endpoint, datagram: bytes) -> DropReason | None:
-        """Send one control datagram as it is. Returns why it could not be sent (and counts that), or None."""
+    def send(
+        self, local: Endpoint, remote: Endpoint, datagram: bytes, *, dont_fragment: bool = False
+    ) -> DropReason | None:
+        """Send one control datagram as it is. Returns why it could not be sent (and counts that), or None.
+
+        With ``dont_fragment`` it carries the DF bit (IPv4) and this host does not fragment it either, whatever it
+        believes of the path's MTU: a probe.
+        """
 
     @abstractmethod
     def events(self) -> list[Event]:

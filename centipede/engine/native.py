@@ -223,9 +223,11 @@ class NativeEngine(Engine):
             for name in ("peers", "sessions"):  # these hold keys
                 packed[name][:] = bytes(len(packed[name]))
 
-    def send(self, local: Endpoint, remote: Endpoint, datagram: bytes) -> DropReason | None:
+    def send(
+        self, local: Endpoint, remote: Endpoint, datagram: bytes, *, dont_fragment: bool = False
+    ) -> DropReason | None:
         reason = self._lib.engine_send(
-            self._engine, self._endpoint(local), self._endpoint(remote), datagram, len(datagram)
+            self._engine, self._endpoint(local), self._endpoint(remote), datagram, len(datagram), dont_fragment
         )
         return None if reason == -1 else DropReason(reason)
 

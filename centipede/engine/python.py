@@ -22,7 +22,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import ClassVar
 
@@ -38,6 +38,7 @@ from centipede.engine.sockets import (
     send_drop_reason,
     socket_address,
     tun_drop_reason,
+    unfragmented,
 )
 from centipede.engine.view import Hop, Inlet, Once, Outlet, Plan, State, View, choose_lane, empty_view
 from centipede.protocol.counters import EngineCounters
@@ -431,9 +432,12 @@ class PythonEngine(Engine):
         self._state.adopt(table)
         self._publish()
 
-    def send(self, local: Endpoint, remote: Endpoint, datagram: bytes) -> DropReason | None:
+    def send(
+        self, local: Endpoint, remote: Endpoint, datagram: bytes, *, dont_fragment: bool = False
+    ) -> DropReason | None:
         try:
-            self._locals[local][0].sendto(datagram, socket_address(remote))
+            with unfragmented(self._locals[local][0], local.version) if dont_fragment else nullcontext():
+                self._locals[local][0].sendto(datagram, socket_address(remote))
         except KeyError:
             reason = DropReason.SEND_UNREACHABLE
         except OSError as error:

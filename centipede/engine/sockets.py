@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from centipede.protocol.drops import DropReason
@@ -17,6 +19,12 @@ SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 
 LATE_ERRORS = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EMSGSIZE, errno.EPROTO})
 """A read fails with these because of an ICMP error about an earlier send: nothing was lost by the read."""
+
+PMTU_DISCOVERY = {4: (socket.IPPROTO_IP, 10), 6: (socket.IPPROTO_IPV6, 23)}
+"""IP_MTU_DISCOVER and IPV6_MTU_DISCOVER (include/uapi/linux/in.h, in6.h), by IP version."""
+PMTUDISC_DONT = 0
+"""Leave without DF and let the kernel fragment."""
+PMTUDISC_PROBE = 3
 
 _SEND_REASONS = {
     errno.EMSGSIZE: DropReason.SEND_TOO_BIG,
@@ -32,6 +40,17 @@ _SEND_REASONS = {
 }
 
 _TUN_FULL = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
+
+
+@contextmanager
+def unfragmented(sock: socket.socket, version: int) -> Iterator[None]:
+    """Let what is sent meanwhile leave whole, with the DF bit, whatever the kernel believes of the path's MTU."""
+    level, option = PMTU_DISCOVERY[version]
+    sock.setsockopt(level, option, PMTUDISC_PROBE)
+    try:
+        yield
+    finally:
+        sock.setsockopt(level, option, PMTUDISC_DONT)
 
 
 def send_drop_reason(error: OSError) -> DropReason:

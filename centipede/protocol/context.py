@@ -18,6 +18,7 @@ from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handshake import Params
 from centipede.protocol.identity import Identity, PublicKey
 from centipede.protocol.path import Path
+from centipede.protocol.path_mtu import PathMtu
 from centipede.protocol.session import BASE_BYTES
 from centipede.protocol.spec import Network, PeerRecord
 from centipede.protocol.table import Run
@@ -34,7 +35,9 @@ _LINES_AT_ONCE = 50
 class Context:
     """Shared by the parts of one node, and by nobody else."""
 
-    def __init__(self, identity: Identity, run: Run, timing: Timing, random: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, identity: Identity, run: Run, timing: Timing, random: Callable[[int], bytes], largest_bytes: int
+    ) -> None:
         self.identity = identity
         self.run = run
         self.timing = timing
@@ -43,6 +46,8 @@ class Context:
         """The tunnel's own networks: no outer address is in them."""
         self.links: Mapping[str, str] = {}
         """Name of the interface that a local address belongs to, as far as known."""
+        self.largest_bytes = largest_bytes
+        """UDP payload that the configured MTU asks for."""
         self.params = Params(timing.gap_s, LARGEST_INNER, k=run.k)
         self.drops: Counter[DropReason] = Counter()
         self.sessions: dict[bytes, Session] = {}
@@ -89,7 +94,15 @@ class Context:
 
     def new_path(self, local: Endpoint, remote: Endpoint, expected: bool, now: float) -> Path:
         """A path with its number and first challenge."""
-        return Path(next(self._paths), local, remote, challenge=self.challenge(), expected=expected, now=now)
+        return Path(
+            next(self._paths),
+            local,
+            remote,
+            challenge=self.challenge(),
+            expected=expected,
+            now=now,
+            mtu=PathMtu(local.version, self.largest_bytes, self.timing),
+        )
 
     def challenge(self) -> bytes:
         return self.random(CHALLENGE_BYTES)
@@ -109,8 +122,8 @@ class Context:
         """A random number, 0 <= it < 1."""
         return int.from_bytes(self.random(4), "big") / 2**32
 
-    def send(self, local: Endpoint, remote: Endpoint, data: bytes) -> None:
-        self.datagrams.append(Outgoing(local, remote, data))
+    def send(self, local: Endpoint, remote: Endpoint, data: bytes, *, dont_fragment: bool = False) -> None:
+        self.datagrams.append(Outgoing(local, remote, data, dont_fragment))
 
     def say(self, level: Level, text: str, now: float) -> None:
         """Log a line, unless there were too many just now."""

@@ -19,6 +19,8 @@ class Outgoing:
     local: Endpoint
     remote: Endpoint
     data: bytes
+    dont_fragment: bool = False
+    """Whether it may only arrive whole: it probes the path's MTU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Effects:
     """Each replaces the stored record of its peer."""
     table: ForwardingTable | None = None
     """None: the one before stays."""
+    mtu: int | None = None
+    """Inner MTU that all usable paths carry; None: as before."""
     datagrams: tuple[Outgoing, ...] = ()
     log: tuple[LogLine, ...] = ()
     next_timer: float = float("inf")

@@ -22,10 +22,11 @@ from centipede.protocol.effects import Effects, LogLine, Outgoing
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handshake import acknowledge_sid, check_mac1
 from centipede.protocol.identity import Identity, PublicKey
+from centipede.protocol.path_mtu import START_BYTES
 from centipede.protocol.path_set import MOST_LOCALS
 from centipede.protocol.peer import Peer
 from centipede.protocol.responder import Responder
-from centipede.protocol.session import ANY_SHARD, is_handshake, parse_header
+from centipede.protocol.session import ANY_SHARD, HEADER_BYTES, is_handshake, parse_header
 from centipede.protocol.spec import Network, PeerRecord, PeerSpec
 from centipede.protocol.status import NodeStatus
 from centipede.protocol.table import (
@@ -48,9 +49,17 @@ __all__ = ["Effects", "LogLine", "Node", "Outgoing", "PeerRecord", "PeerSpec"]
 class Node:
     """One identity and its peers."""
 
-    def __init__(self, identity: Identity, *, run: Run, timing: Timing, random: Callable[[int], bytes]) -> None:
-        """``random(n)`` gives n bytes fit for keys."""
-        self._context = Context(identity, run, timing, random)
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        run: Run,
+        timing: Timing,
+        random: Callable[[int], bytes],
+        largest_bytes: int = START_BYTES,
+    ) -> None:
+        """``random(n)`` gives n bytes fit for keys; ``largest_bytes`` is the UDP payload of the configured MTU."""
+        self._context = Context(identity, run, timing, random, largest_bytes)
         self._peers: dict[PublicKey, Peer] = {}
         self._numbered: dict[int, Peer] = {}
         self._responder = Responder(self._context, self._peers)
@@ -61,6 +70,10 @@ class Node:
         self._parts: dict[int, tuple[TablePeer, tuple[ReceiveSession, ...], tuple[Route, ...]]] = {}
         self._generation = 0
         self._table_due = True
+        self._largest: dict[int, int] = {}
+        """By peer: the largest UDP payload that all its usable paths carry."""
+        self._mtu = START_BYTES - HEADER_BYTES
+        self._raise_mtu_at = float("inf")
         self._engine_drops: Counter[DropReason] = Counter()
 
     @property
@@ -94,6 +107,7 @@ class Node:
         self._context.records.pop(public_key, None)
         self._touched.discard(peer.number)
         self._timers.pop(peer.number, None)
+        self._largest.pop(peer.number, None)
         self._parts.pop(peer.number, None)
         self._table_due = True
 
@@ -234,12 +248,14 @@ class Node:
         """What is to be done since the last call, in the order of its fields."""
         self._settle()
         context = self._context
+        mtu = self._next_mtu()
         effects = Effects(
             records=tuple(context.records.values()),
             table=self._next_table(),
+            mtu=mtu,
             datagrams=tuple(context.datagrams),
             log=tuple(context.log),
-            next_timer=min(self._timers.values(), default=float("inf")),
+            next_timer=min((self._raise_mtu_at, *self._timers.values())),
         )
         context.records.clear()
         context.datagrams.clear()
@@ -266,12 +282,33 @@ class Node:
         for number in self._touched:
             peer = self._numbered[number]
             self._timers[number] = max(self._now, peer.settle(self._now))
+            self._note_largest(number, peer.largest_bytes)
             routes = tuple(Route(network, number) for network in peer.spec.allowed_ips)
             part = (peer.table_peer, peer.table_sessions, routes)
             if part != self._parts.get(number):
                 self._parts[number] = part
                 self._table_due = True
         self._touched.clear()
+
+    def _note_largest(self, number: int, largest_bytes: int | None) -> None:
+        if largest_bytes is None:
+            self._largest.pop(number, None)
+        else:
+            self._largest[number] = largest_bytes
+
+    def _next_mtu(self) -> int | None:
+        """The inner MTU if it changes now: at once to a smaller one, to a larger one when that has held for a while."""
+        least = min(self._largest.values(), default=None)
+        mtu = self._mtu if least is None else least - HEADER_BYTES
+        if mtu <= self._mtu:
+            self._raise_mtu_at = float("inf")
+        elif self._raise_mtu_at == float("inf"):
+            self._raise_mtu_at = self._now + self._context.timing.mtu_hold_s
+        if mtu == self._mtu or self._now < self._raise_mtu_at < float("inf"):
+            return None
+        self._raise_mtu_at = float("inf")
+        self._mtu = mtu
+        return mtu
 
     def _next_table(self) -> ForwardingTable | None:
         if not self._table_due:

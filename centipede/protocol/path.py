@@ -24,6 +24,7 @@ from typing import NamedTuple
 from centipede.protocol.bucket import Bucket
 from centipede.protocol.counters import PathCounters
 from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.path_mtu import PathMtu
 from centipede.protocol.session import HEADER_BYTES
 from centipede.protocol.table import Run, TablePath
 from centipede.protocol.timing import Timing
@@ -31,9 +32,6 @@ from centipede.protocol.wire import HEARTBEAT_BYTES, Heartbeat
 
 BEAT_BYTES = HEADER_BYTES + HEARTBEAT_BYTES
 """UDP payload of a heartbeat without padding."""
-MTU_BYTES = 1452
-"""UDP payload used on every path: 1500 less the headers of IPv6 and UDP."""
-
 _BEATS_KEPT = 64
 """Own heartbeats of which the moment and the counts are kept; older echoes are not measured."""
 _ANSWERS_PER_S = 10
@@ -44,6 +42,8 @@ _LONGEST_MEASURED_US = 600_000_000
 _UNMEASURED_S = 1.0
 _UNLOADED_BEATS = 256
 """At a beat each 0.2 s, the least round trip takes most of a minute to rise to one that lasts."""
+_MANY = 3
+"""Packets of which half may not arrive without the MTU being suspected."""
 _COUNT_MASK = 0xFFFF_FFFF
 
 
@@ -72,7 +72,15 @@ class Path:
     """A path and its memory."""
 
     def __init__(
-        self, number: int, local: Endpoint, remote: Endpoint, *, challenge: bytes, expected: bool, now: float
+        self,
+        number: int,
+        local: Endpoint,
+        remote: Endpoint,
+        *,
+        challenge: bytes,
+        expected: bool,
+        now: float,
+        mtu: PathMtu,
     ) -> None:
         """``challenge`` is the first of the 8-byte values that a peer must send back; see :meth:`renew`."""
         self.number = number
@@ -104,6 +112,7 @@ class Path:
         self.jitter_s = 0.0
         self.beats = 0
         """Measurements of the round trip."""
+        self.mtu = mtu
         self._loss = 0.0
         self._challenge = challenge
         self._answerable: bytes | None = None
@@ -113,6 +122,7 @@ class Path:
         self._newest: tuple[int, int] | None = None
         self._due_from = now
         self._due_in_s = float("inf")
+        self._t1_us = 0
         self._sent: deque[_Beat] = deque(maxlen=_BEATS_KEPT)
         self._measured: tuple[int, int, int] | None = None
         self._control_tx = 0
@@ -158,16 +168,26 @@ class Path:
         return self._sent_bytes + size_bytes <= received
 
     def compose(
-        self, now: float, *, next_in_s: float, k: int, answer_now: bool = False, bye: bool = False
+        self,
+        now: float,
+        *,
+        next_in_s: float,
+        k: int,
+        answer_now: bool = False,
+        bye: bool = False,
+        size_bytes: int | None = None,
     ) -> Heartbeat:
-        """The next heartbeat for this path, which counts as sent."""
+        """The next heartbeat for this path, which counts as sent; with ``size_bytes`` a probe of this UDP payload."""
         self._control_tx += 1
-        self._sent_bytes += BEAT_BYTES
+        self._sent_bytes += size_bytes or BEAT_BYTES
         sent = self._control_tx + self.counters.tx_packets
-        beat = _Beat(max(1, int(now * 1e6)), now, sent, next_in_s)
+        self._t1_us = max(self._t1_us + 1, int(now * 1e6))  # each has its own, or an echo would mean two heartbeats
+        beat = _Beat(self._t1_us, now, sent, next_in_s)
         self._sent.append(beat)
         self.last_beat = now
-        if answer_now:
+        if size_bytes is not None:
+            self.mtu.note_probe(size_bytes, beat.t1_us, now, self.patience_s)
+        elif answer_now:
             self.last_question = now
         return Heartbeat(
             challenge=self._challenge,
@@ -184,6 +204,8 @@ class Path:
             k=k,
             answer_now=answer_now,
             bye=bye,
+            probe=size_bytes is not None,
+            padding_bytes=0 if size_bytes is None else size_bytes - BEAT_BYTES,
         )
 
     # What comes in.
@@ -228,6 +250,7 @@ class Path:
             self._due_in_s = max(beat.next_in_s, _SHORTEST_INTERVAL_S)
         if answered:
             self.state = PathState.VALID
+        self.mtu.note_echo(beat.echo_us, arrived)
         if not overtaken:
             self._measure(beat, arrived, timing)
         if beat.bye:
@@ -318,5 +341,7 @@ class Path:
         arrived = (received - last[2]) & _COUNT_MASK
         # A peer that counts anew gives a difference that looks negative: start over with it. Below zero is meant to be
         # possible otherwise: the two counts of a pair are not taken at one moment, and such errors must cancel out.
+        if sent >= _MANY and 2 * arrived <= sent:
+            self.mtu.suspect()
         if sent > 0 and arrived <= _COUNT_MASK >> 1:
             self._loss += (max(-1.0, 1 - arrived / sent) - self._loss) / 8

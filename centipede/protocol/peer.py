@@ -56,6 +56,11 @@ class Peer:
         return self._reach.spec
 
     @property
+    def largest_bytes(self) -> int | None:
+        """The largest UDP payload that every usable path carries; None without one."""
+        return self._reach.largest_bytes
+
+    @property
     def table_peer(self) -> TablePeer:
         """What the engine must know of the peer."""
         return TablePeer(self.number, self.plan, self._reach.table_paths)

@@ -20,6 +20,8 @@ _ANSWERS_PER_S = 100
 _ANSWERS_AT_ONCE = 20
 _PROBES_PER_S = 8
 _QUESTION_GAP_S = 0.1
+_IDLE_CHECKS = 10
+"""A path without traffic of its own has its MTU checked so many times as seldom."""
 _SCATTERED = 1.1
 """What an interval may come to by scattering."""
 _SHORTEST_GAP_S = 0.1
@@ -92,6 +94,16 @@ class Pulse:
         if answer_now and self.is_sending(now) and (path.usable or not self._paths.usable):
             self._note_question(now)
 
+    def probe(self, path: Path, size_bytes: int, now: float) -> None:
+        """Send a heartbeat of this UDP payload that may not be fragmented. The next ordinary one stays planned."""
+        (session, *_) = self._association.speaking(now)
+        next_in_s = min(self._interval_s(path, now), self._limit_s())
+        shard = path.run.first if path.run is not None and path.run in session.sources else ANY_SHARD
+        beat = path.compose(now, next_in_s=next_in_s, k=self._context.run.k, answer_now=True, size_bytes=size_bytes)
+        datagram = session.seal_control(beat.encode(), source=self._context.run.first, shard=shard)
+        if datagram is not None:
+            self._context.send(path.local, path.remote, datagram, dont_fragment=True)
+
     def question(self, path: Path, now: float) -> None:
         """Ask for an answer on a path, unless that was done just now."""
         if now >= path.last_question + _QUESTION_GAP_S:
@@ -153,6 +165,8 @@ class Pulse:
                 self.beat(path, now, answer_now=path.state is PathState.SUSPECT)
             elif path.answer_owed:
                 self.answer(path, now)
+            if path.state is PathState.VALID:
+                self._see_to_mtu(path, now)
         for path in sorted(probes, key=lambda path: path.last_beat):
             if not self._probes.take(now):
                 break
@@ -170,6 +184,8 @@ class Pulse:
             path.next_beat = min(path.next_beat, max(now, path.last_beat + _SCATTERED * self._interval_s(path, now)))
             if path.usable:
                 due = min(due, path.next_beat)
+                if path.state is PathState.VALID:
+                    due = min(due, path.mtu.due_at(self._check_s(path, now)))
                 if path.answer_owed:
                     due = min(due, max(path.answers.ready_at(), self._answers.ready_at()))
             else:
@@ -190,6 +206,21 @@ class Pulse:
         if quiet_s < timing.busy_within_s and path.number in self.carrying:
             return self.busy_s
         return timing.up_s
+
+    def _see_to_mtu(self, path: Path, now: float) -> None:
+        """Probe the path's MTU if that is due, and see whether ordinary heartbeats pass if a probe did not."""
+        if path.mtu.expire(now):
+            self.beat(path, now, answer_now=True)
+        size_bytes = path.mtu.wanted(now, self._check_s(path, now))
+        if size_bytes is not None:
+            self.probe(path, size_bytes, now)
+
+    def _check_s(self, path: Path, now: float) -> float:
+        """How often the path's MTU is checked."""
+        quiet_s = now - self.last_traffic
+        if quiet_s < self._timing.busy_within_s and path.number in self.carrying:
+            return self._timing.mtu_check_s
+        return _IDLE_CHECKS * self._timing.mtu_check_s if quiet_s < self._timing.idle_after_s else float("inf")
 
     def _limit_s(self) -> float:
         """The longest pause the peer tolerates."""

@@ -16,7 +16,7 @@ from centipede.protocol.context import Context
 from centipede.protocol.counters import EngineCounters, PathCounters
 from centipede.protocol.drops import DropReason
 from centipede.protocol.endpoint import Endpoint
-from centipede.protocol.path import MTU_BYTES, Path, PathState
+from centipede.protocol.path import Path, PathState
 from centipede.protocol.path_set import PathSet, total
 from centipede.protocol.pulse import Pulse
 from centipede.protocol.scheduler import Candidate, Scheduler, Selection, create
@@ -62,6 +62,11 @@ class Reach:
     @property
     def table_paths(self) -> tuple[TablePath, ...]:
         return tuple(path.table_path for path in self._paths)
+
+    @property
+    def largest_bytes(self) -> int | None:
+        """The largest UDP payload that every usable path carries; None without one."""
+        return min((path.mtu.size for path in self._paths.usable), default=None)
 
     @property
     def traffic(self) -> PathCounters:
@@ -151,7 +156,7 @@ class Reach:
         self, path: Path, session: Session, header: Header, beat: Heartbeat, event: Datagram, now: float
     ) -> None:
         """Take what a heartbeat said."""
-        before = path.state
+        before, size = path.state, path.mtu.size
         answered = path.receive_heartbeat(
             beat,
             session=session.number,
@@ -163,6 +168,7 @@ class Reach:
         if answered:
             path.renew(self._context.challenge())
         self._follow(path, before, now)
+        self._note_mtu(path, size, now)
 
     def validate(self, path: Path, run: Run, now: float) -> None:
         """A whole handshake crossed this path both ways."""
@@ -183,6 +189,7 @@ class Reach:
 
     def handle_timer(self, now: float) -> None:
         """Let states follow from silence, and send the heartbeats that are due."""
+        sizes = {path: path.mtu.size for path in self._paths}
         for path in self._paths:
             before = path.state
             path.expire(now, self._timing)
@@ -190,6 +197,8 @@ class Reach:
         if now >= self._paths.refresh_at(now):
             self._paths.refresh(now)
         self.pulse.handle_timer(now)
+        for path, size in sizes.items():
+            self._note_mtu(path, size, now)
 
     def settle(self, now: float) -> float:
         """Bring the rhythm up to date; returns when ``handle_timer`` is due."""
@@ -226,7 +235,7 @@ class Reach:
                 rtt_ms=None if path.rtt_s is None else path.rtt_s * 1e3,
                 jitter_ms=None if path.rtt_s is None else path.jitter_s * 1e3,
                 loss=path.loss if path.beats else None,
-                mtu=MTU_BYTES,
+                mtu=path.mtu.size,
                 rx_bytes=path.counters.rx_bytes,
                 tx_bytes=path.counters.tx_bytes,
                 rx_packets=path.counters.rx_packets,
@@ -235,6 +244,10 @@ class Reach:
             )
             for path in self._paths
         )
+
+    def _note_mtu(self, path: Path, before: int, now: float) -> None:
+        if path.mtu.size != before:
+            self._context.say("info", f"peer {self.spec.label}: path {path} carries {path.mtu.size} bytes", now)
 
     def _candidate(self, path: Path) -> Candidate:
         host = path.local.host
@@ -255,8 +268,11 @@ class Reach:
             return
         self._context.say("info", f"peer {self.spec.label}: path {path} is {path.state.value}", now)
         if path.state is PathState.SUSPECT:
+            path.mtu.rest()
             self.pulse.question(path, now)
             return
+        if path.usable and before is not PathState.SUSPECT:
+            path.mtu.restart()
         if before is not PathState.NEW or path.usable:
             self._paths.remember(path.remote, now)
         self._paths.refresh(now)

@@ -69,6 +69,12 @@ class Timing:
     """An address that was valid is probed for this long."""
     tries_s: tuple[float, ...] = (0.0, 0.3, 1.0)
     """When, after an unknown address was first seen, it is challenged."""
+    mtu_check_s: float = 1.0
+    """Between probes of the size of datagrams in use, on a path that carries data."""
+    mtu_retry_s: float = 600.0
+    """Longest pause before a larger size is tried again."""
+    mtu_hold_s: float = 10.0
+    """The interface's MTU is raised when all paths have carried more for so long; it is lowered at once."""
     new_s: float = 3.0
     """Life of a path to an unknown address that answers no challenge."""
 

@@ -57,6 +57,7 @@ class Detour:
         self._index = index
         self._mark = mark
         self._table = FIRST_TABLE + index if table is None else table
+        self._mtu = 0
         self._priorities: dict[_Network, int] = {}
 
     def configure(self, networks: Iterable[_Network]) -> None:
@@ -78,6 +79,13 @@ class Detour:
                 f"{self._table}) could not be set: {_reason(error)}"
             ) from error
         self._remove(before, keep=self._priorities)
+
+    def narrow(self, mtu: int) -> None:
+        """Give the IPv4 routes this MTU, 0 for none of their own. Raises NetlinkError."""
+        self._mtu = mtu
+        for network in self._priorities:
+            if network.version == 4:
+                self._route("replace", network)
 
     def close(self) -> None:
         """Take everything away. Never raises."""
@@ -113,7 +121,8 @@ class Detour:
 
     def _route(self, command: str, network: _Network) -> None:
         scope = "link" if network.version == 4 else "universe"
-        self._netlink.route(command, dst=str(network), oif=self._index, table=self._table, scope=scope)
+        metrics = {"metrics": {"mtu": self._mtu}} if self._mtu and network.version == 4 else {}
+        self._netlink.route(command, dst=str(network), oif=self._index, table=self._table, scope=scope, **metrics)
 
     def _rule(self, command: str, network: _Network, priority: int, **more: int) -> None:
         selector: dict[str, Any] = {}

@@ -28,6 +28,8 @@ from pyroute2 import IPRoute, NetlinkError
 from centipede.errors import HostError
 from centipede.system.detour import MARK, Detour, remove_stale
 
+LEAST_MTU = 1280
+"""Of an interface: with less it loses its IPv6 addresses."""
 TX_QUEUE_LENGTH = 5000
 """Packets the TUN device holds for us. The kernel's 500 are gone within one scheduler tick at 120,000 packets/s, and on a
 busy machine a daemon may wait for the processor for many ticks."""
@@ -56,6 +58,7 @@ _IFA_F_TENTATIVE = 0x40
 _SCOPE_GLOBAL = 0
 _ADDR_GEN_MODE_NONE = 1
 _STRICT = 1
+_RTPROT_KERNEL = 2
 _INTERFACE_STATES = "/proc/sys/net/ipv6/conf"
 
 
@@ -80,6 +83,8 @@ class LinkPlan:
     mtu: int
     addresses: tuple[IPv4Interface | IPv6Interface, ...]
     routes: tuple[IPv4Network | IPv6Network, ...]
+    ipv4_mtu: int = 0
+    """What IPv4 packets are kept to by their routes, where that is less than the interface's MTU; 0 if it is not."""
     detours: tuple[IPv4Network | IPv6Network, ...] = ()
     """Networks that are routed into the tunnel for everything but the tunnel's own datagrams, see detour.py."""
     mark: int = MARK
@@ -100,6 +105,7 @@ class LinkPlan:
     ) -> LinkPlan:
         """The plan for these addresses, with a route for every allowed network that no address prefix covers.
 
+        An ``mtu`` below 1280 would take IPv6 off the interface, so it is given to the IPv4 routes instead.
         A network that holds one of ``remotes``, the outer addresses of peers, and a default route become detours.
         """
         addresses = tuple(addresses)
@@ -107,7 +113,15 @@ class LinkPlan:
         detours = {
             network for network in wanted if not network.prefixlen or any(remote in network for remote in remotes)
         }
-        return cls(mtu, addresses, _sorted(wanted - detours), _sorted(detours), mark, table)
+        return cls(
+            max(mtu, LEAST_MTU),
+            addresses,
+            _sorted(wanted - detours),
+            mtu if mtu < LEAST_MTU else 0,
+            _sorted(detours),
+            mark,
+            table,
+        )
 
 
 def _sorted(networks: Iterable[IPv4Network | IPv6Network]) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -195,6 +209,23 @@ class Links:
             if network not in plan.routes:
                 self._remove("route", dst=str(network), oif=index, scope=_scope(network))
         self._detour.configure(plan.detours)
+        if plan.ipv4_mtu or previous.ipv4_mtu:
+            self._narrow(name, index, plan)
+
+    def _narrow(self, name: str, index: int, plan: LinkPlan) -> None:
+        """Let the IPv4 routes into the interface say what fits; the kernel's own to its networks are among them."""
+        assert self._detour is not None
+        networks = {address.network: str(address.ip) for address in plan.addresses if address.network.prefixlen < 32}
+        own = {network: {"proto": _RTPROT_KERNEL, "prefsrc": ip} for network, ip in networks.items()}
+        metrics = {"metrics": {"mtu": plan.ipv4_mtu}} if plan.ipv4_mtu else {}
+        try:
+            for network in (*own, *plan.routes):
+                if network.version == 4:
+                    more = own.get(network, {})
+                    self._netlink.route("replace", dst=str(network), oif=index, scope="link", **more, **metrics)
+            self._detour.narrow(plan.ipv4_mtu)
+        except NetlinkError as error:
+            raise HostError(f"the routes through {name} do not take mtu {plan.ipv4_mtu}: {_reason(error)}") from error
 
     def _index(self, name: str) -> int:
         found = self._netlink.link_lookup(ifname=name)

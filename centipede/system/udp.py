@@ -11,16 +11,12 @@ import errno
 import socket
 from contextlib import ExitStack
 
-from centipede.engine.sockets import socket_address
+from centipede.engine.sockets import PMTU_DISCOVERY, PMTUDISC_DONT, socket_address
 from centipede.errors import HostError
 from centipede.protocol.endpoint import Endpoint
 
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
-_IP_MTU_DISCOVER = 10
-_IPV6_MTU_DISCOVER = 23
-_PMTUDISC_DONT = 0
-"""IP_PMTUDISC_DONT and IPV6_PMTUDISC_DONT: leave without DF and let the kernel fragment (docs/protocol.md, MTU)."""
 
 DEFAULT_BUFFER_BYTES = 8 << 20
 
@@ -75,9 +71,7 @@ def _configure(
     _set_buffer(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF, send_buffer_bytes)
     if local.version == 6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT)
-    else:
-        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DONT)
+    sock.setsockopt(*PMTU_DISCOVERY[local.version], PMTUDISC_DONT)
     if device is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
     if mark is not None:

@@ -236,7 +236,7 @@ test_engine(void)
 			fds[i] = udp_socket(&spare);
 		local = loopback(spare);
 		assert(engine_add_local(e, &local, fds) == 0);
-		assert(engine_send(e, &local, &local, (const uint8_t *)"\x81hello", 6) == -1);
+		assert(engine_send(e, &local, &local, (const uint8_t *)"\x81hello", 6, n % 2 == 0) == -1);
 		told += engine_events(e, events, sizeof(events)) > 0;
 		engine_drops(e, drops, DROP_REASONS);
 		engine_path_counters(e, paths, 4);

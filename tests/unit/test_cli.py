@@ -133,7 +133,7 @@ def test_check_prints_what_was_understood(config: Path) -> None:
     result = cli("check", config)
     assert result.exit_code == 0
     assert "interface: cpd-test\n" in result.stdout
-    assert "  mtu: 1420\n" in result.stdout
+    assert "  mtu: auto\n" in result.stdout
     assert "  listen: auto:0\n" in result.stdout
     assert "  timing: rekey_s = 8.0\n" in result.stdout
     assert "peer: alice\n" in result.stdout
@@ -144,7 +144,7 @@ def test_check_prints_what_was_understood(config: Path) -> None:
 def test_check_as_json(config: Path) -> None:
     understood = json.loads(cli("check", config, "--json").stdout)
     assert understood["version"] == 1
-    assert (understood["name"], understood["mtu"], understood["workers"]) == ("cpd-test", 1420, "auto")
+    assert (understood["name"], understood["mtu"], understood["workers"]) == ("cpd-test", "auto", "auto")
     assert understood["timing"] == {"rekey_s": 8.0}
     (peer,) = understood["peers"]
     assert peer["allowed_ips"] == ["10.7.0.2/32"]

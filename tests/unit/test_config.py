@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from centipede.config import AUTO_MTU, Config, covering, load_config, parse_peer
+from centipede.config import Config, covering, load_config, parse_peer
 from centipede.errors import ConfigError
 from centipede.fields import ANYWHERE, Listen, Target, parse_listen, parse_name, parse_network, parse_target
 from centipede.protocol.endpoint import Endpoint
@@ -103,7 +103,7 @@ def test_every_key_is_understood(directory: Path) -> None:
 
 def test_defaults(directory: Path) -> None:
     config = load(directory, f'[interface]\nprivate_key = "{OWN.text()}"\naddress = ["10.7.0.1/24"]\n')
-    assert (config.mtu, config.engine, config.workers) == (AUTO_MTU, "auto", None)
+    assert (config.mtu, config.engine, config.workers) == (None, "auto", None)
     assert config.listen == (ANYWHERE,)
     assert config.peers == ()
     assert config.timing == Timing()

@@ -152,8 +152,10 @@ class PlayedEngine(Engine):
     def apply(self, table: ForwardingTable) -> None:
         self.stage.note(f"table {table.generation}")
 
-    def send(self, local: Endpoint, remote: Endpoint, datagram: bytes) -> DropReason | None:
-        self.stage.note(f"send {local} {remote} {datagram!r}")
+    def send(
+        self, local: Endpoint, remote: Endpoint, datagram: bytes, *, dont_fragment: bool = False
+    ) -> DropReason | None:
+        self.stage.note(f"send {local} {remote} {datagram!r}{' whole' * dont_fragment}")
         return DropReason.SEND_UNREACHABLE
 
     def events(self) -> list[Event]:
@@ -216,7 +218,9 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     def listening(engine: Engine, listen: Sequence[Listen], tunnel: str, mark: int) -> Listening:
         return Listening(engine, listen, tunnel, mark, open_sockets)
 
-    def node(identity: Identity, *, run: Run, timing: Timing, random: Callable[[int], bytes]) -> PlayedNode:
+    def node(
+        identity: Identity, *, run: Run, timing: Timing, random: Callable[[int], bytes], largest_bytes: int
+    ) -> PlayedNode:
         assert len(random(32)) == 32
         return PlayedNode(stage)
 
@@ -243,7 +247,7 @@ def configured(listen: str = "eth0:7") -> Config:
         identity=OWN,
         addresses=(ip_interface("10.7.0.1/24"),),
         listen=(parse_listen(listen),),
-        mtu=1420,
+        mtu=None,
         engine="auto",
         workers=None,
         peers=(peer,),
@@ -325,7 +329,8 @@ def test_effects_are_carried_out_in_their_order(
     everything = Effects(
         records=(PeerRecord(ALICE),),
         table=ForwardingTable(2, Run()),
-        datagrams=(Outgoing(LOCAL, REMOTE, b"x"), Outgoing(LOCAL, REMOTE, b"y")),
+        mtu=1340,
+        datagrams=(Outgoing(LOCAL, REMOTE, b"x"), Outgoing(LOCAL, REMOTE, b"y", dont_fragment=True)),
         log=(LogLine("warning", "a word"),),
         next_timer=0.0,
     )
@@ -345,8 +350,9 @@ def test_effects_are_carried_out_in_their_order(
         "receive Resumed",
         "save 1",
         "table 2",
+        "configure cpd-test 1340 10.9.0.0/16",
         "send 192.0.2.1:7 198.51.100.7:7 b'x'",
-        "send 192.0.2.1:7 198.51.100.7:7 b'y'",
+        "send 192.0.2.1:7 198.51.100.7:7 b'y' whole",
         "log 30 a word",
         "timer",
     ]

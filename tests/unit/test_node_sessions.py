@@ -129,7 +129,8 @@ def test_heartbeats_keep_the_rhythm_of_the_traffic() -> None:
     world.send_packets(a, 0.5, 10.0)
     world.clock.run_until(9.0)
     busy = len(sent)
-    assert busy == pytest.approx(8.5 / 0.2 + 8.5 / 0.5, abs=6)
+    # Heartbeats; packets; a probe of the path's MTU each second, and an answer to that of the other end.
+    assert busy == pytest.approx(8.5 / 0.2 + 8.5 / 0.5 + 2 * 8.5, abs=8)
     world.clock.run_until(12.5)  # the traffic stopped at 10, a path counts as in use until 12
     sent.clear()
     world.clock.run_until(18.5)
@@ -442,7 +443,8 @@ def test_log_lines_name_the_peer_and_no_secret() -> None:
     lines = [line for line in world.log if line.split()[1] == "a"]
     assert any("peer b (" in line and "session established" in line for line in lines)
     assert any("is usable" in line for line in lines)
-    assert len(lines) == 2
+    assert any("carries 1472 bytes" in line for line in lines)
+    assert len(lines) == 3
 
 
 def test_the_simulation_notices_what_it_looks_for() -> None:

@@ -10,6 +10,7 @@ import pytest
 from centipede.protocol.counters import PathCounters
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.path import BEAT_BYTES, Path, PathState
+from centipede.protocol.path_mtu import PathMtu
 from centipede.protocol.table import Run
 from centipede.protocol.timing import Timing
 from centipede.protocol.wire import Heartbeat
@@ -22,7 +23,7 @@ THEIRS = b"theirs 1"
 
 def new_path(*, expected: bool = True, now: float = 100.0) -> Path:
     local, remote = Endpoint("192.0.2.1", 1), Endpoint("198.51.100.1", 2)
-    return Path(7, local, remote, challenge=CHALLENGE, expected=expected, now=now)
+    return Path(7, local, remote, challenge=CHALLENGE, expected=expected, now=now, mtu=PathMtu(4, 0, TIMING))
 
 
 @dataclass

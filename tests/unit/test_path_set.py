@@ -9,6 +9,7 @@ import pytest
 from centipede.protocol.counters import PathCounters
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.path import Path, PathState
+from centipede.protocol.path_mtu import PathMtu
 from centipede.protocol.path_set import (
     MOST_LEARNED,
     MOST_LOCALS,
@@ -27,7 +28,9 @@ def new_set() -> PathSet:
     numbers = count(1)
 
     def new_path(local: Endpoint, remote: Endpoint, expected: bool, now: float) -> Path:
-        return Path(next(numbers), local, remote, challenge=bytes(8), expected=expected, now=now)
+        return Path(
+            next(numbers), local, remote, challenge=bytes(8), expected=expected, now=now, mtu=PathMtu(4, 0, TIMING)
+        )
 
     return PathSet(new_path, TIMING)
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <linux/filter.h>
+#include <netinet/in.h>
 #include <netinet/udp.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -277,24 +278,40 @@ engine_apply(struct engine *e, const struct engine_table *t)
 	return (0);
 }
 
+static void
+set_pmtu_discovery(int fd, unsigned version, int value)
+{
+	if (version == 6)
+		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &value, sizeof(value));
+	else
+		(void)setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &value, sizeof(value));
+}
+
 int
 engine_send(struct engine *e, const struct engine_endpoint *local, const struct engine_endpoint *remote,
-    const uint8_t *datagram, size_t datagram_bytes)
+    const uint8_t *datagram, size_t datagram_bytes, int dont_fragment)
 {
 	struct local *l = local_find(e->locals, local);
 	struct address address;
 	unsigned reason = DROP_SEND_UNREACHABLE;
 	ssize_t n;
+	int fd, error;
 
 	if (l != NULL && l->served && local->version == remote->version) {
+		fd = atomic_load(&l->fds[0]);
 		address_set(&address, remote);
+		/* What the worker sends meanwhile is not fragmented either; it may be lost, as anything may. */
+		if (dont_fragment)
+			set_pmtu_discovery(fd, local->version, IP_PMTUDISC_PROBE);
 		do
-			n = sendto(atomic_load(&l->fds[0]), datagram, datagram_bytes, MSG_DONTWAIT, &address.any,
-			    address.bytes);
+			n = sendto(fd, datagram, datagram_bytes, MSG_DONTWAIT, &address.any, address.bytes);
 		while (n == -1 && errno == EINTR);
+		error = errno;
+		if (dont_fragment)
+			set_pmtu_discovery(fd, local->version, IP_PMTUDISC_DONT);
 		if (n != -1)
 			return (-1);
-		reason = send_drop_reason(errno);
+		reason = send_drop_reason(error);
 	}
 	drop(e->drops, reason, 1);
 	return ((int)reason);

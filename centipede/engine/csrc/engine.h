@@ -180,9 +180,12 @@ void	 engine_remove_local(struct engine *, const struct engine_endpoint *);
  */
 int	 engine_apply(struct engine *, const struct engine_table *);
 
-/* Send a datagram as it is: -1, or the drop reason that was counted. */
+/*
+ * Send a datagram as it is: -1, or the drop reason that was counted. One that may not be fragmented leaves whole, with
+ * the DF bit, whatever the kernel believes of the path's MTU.
+ */
 int	 engine_send(struct engine *, const struct engine_endpoint *local, const struct engine_endpoint *remote,
-	    const uint8_t *datagram, size_t datagram_bytes);
+	    const uint8_t *datagram, size_t datagram_bytes, int dont_fragment);
 
 int	 engine_event_fd(const struct engine *);
 /* Move whole events into the buffer and say how many bytes they took; 0 when none is left. */
