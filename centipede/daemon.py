@@ -199,7 +199,7 @@ class Daemon:
         )
         self._node.set_tunnelled([address.network for address in self._config.addresses], now)
         self._check_reverse_paths()
-        self._node.set_locals(self._listening.locals, now)
+        self._node.set_locals(self._listening.locals, now, self._listening.chosen)
         for peer in self._config.peers:
             self._node.add_peer(peer.spec, self._state.record(peer.spec.public_key), now)
         self._point(self._config.peers, now)
@@ -331,7 +331,7 @@ class Daemon:
         before = self._listening.locals
         self._listening.open(addresses, now, strict=strict)
         if self._listening.locals != before:
-            self._node.set_locals(self._listening.locals, now)
+            self._node.set_locals(self._listening.locals, now, self._listening.chosen)
             self._carry_out()
             self._names.hurry(now)
         self._listening.close_stale()
@@ -490,6 +490,7 @@ class Daemon:
             listen=[str(local) for local in self._listening.locals],
             pid=os.getpid(),
             uptime_s=now - self._started,
+            observed=show.observed(peers),
             peers=peers,
             drops={reason.label: count for reason, count in sorted(status.drops.items()) if count},
         )

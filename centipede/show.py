@@ -25,6 +25,8 @@ class Path(msgspec.Struct, frozen=True, kw_only=True):
     """probing, usable, suspect or lost."""
     carries: bool = False
     """Whether data goes over it now."""
+    reason: str = ""
+    """Why it is in its state, and why data goes over it or not."""
     rtt_ms: float | None = None
     jitter_ms: float | None = None
     loss: float | None = None
@@ -34,7 +36,11 @@ class Path(msgspec.Struct, frozen=True, kw_only=True):
     tx_bytes: int = 0
     rx_packets: int = 0
     tx_packets: int = 0
+    tx_share: float | None = None
+    """Share of the bytes sent to the peer that went on it lately, 0 to 1."""
     last_heard_s: float | None = None
+    observed: str | None = None
+    """The address at which the peer sees this end."""
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +96,8 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int
     addresses: list[str] = []
     listen: list[str]
+    observed: dict[str, list[str]] = {}
+    """For each local address, the addresses at which peers see it, where that differs: what translators make of it."""
     pid: int = 0
     uptime_s: float = 0.0
     peers: list[Peer]
@@ -127,6 +135,7 @@ def picture(status: PeerStatus, *, copies: int | None, endpoints: list[str], unr
                 shard=path.shard,
                 state=path.state,
                 carries=path.carries,
+                reason=path.reason,
                 rtt_ms=path.rtt_ms,
                 jitter_ms=path.jitter_ms,
                 loss=path.loss,
@@ -135,11 +144,22 @@ def picture(status: PeerStatus, *, copies: int | None, endpoints: list[str], unr
                 tx_bytes=path.tx_bytes,
                 rx_packets=path.rx_packets,
                 tx_packets=path.tx_packets,
+                tx_share=path.tx_share,
+                observed=str(path.observed) if path.observed else None,
                 last_heard_s=path.last_heard_s,
             )
             for path in status.paths
         ],
     )
+
+
+def observed(peers: Iterable[Peer]) -> dict[str, list[str]]:
+    """Where the own addresses are seen by these peers, as :attr:`Interface.observed` has it."""
+    seen: dict[str, dict[str, None]] = {}
+    for path in (path for peer in peers for path in peer.paths):
+        if path.observed and path.observed != path.local:
+            seen.setdefault(path.local, {})[path.observed] = None
+    return {local: list(addresses) for local, addresses in seen.items()}
 
 
 def _picture_handshake(status: HandshakeStatus | None) -> Handshake | None:
@@ -165,6 +185,7 @@ def _interface(shown: Interface, bold: Callable[[str], str]) -> str:
         ("public key", shown.public_key),
         ("addresses", _list(shown.addresses)),
         ("listening", _list(shown.listen)),
+        ("seen as", "; ".join(f"{local}: {', '.join(addresses)}" for local, addresses in shown.observed.items())),
         ("mtu", str(shown.mtu)),
         ("engine", f"{shown.engine}, {_count(shown.workers, 'worker')}{details}"),
         ("engine reason", shown.engine_reason),
@@ -222,14 +243,18 @@ def _transfer(peer: Peer) -> str:
 
 
 def _path(path: Path) -> str:
-    parts = [path.state + (", in use" if path.carries else "")]
+    parts = [path.state + (f" ({path.reason})" if path.reason else "")]
     if path.rtt_ms is not None:
         parts.append(f"rtt {path.rtt_ms:.1f} ms")
+    if path.jitter_ms is not None:
+        parts.append(f"jitter {path.jitter_ms:.1f} ms")
     if path.loss is not None:
         parts.append(f"loss {100 * path.loss:.1f} %")
     parts.append(f"mtu {path.mtu}")
     if path.rx_bytes or path.tx_bytes:
         parts.append(f"{size(path.rx_bytes)} received, {size(path.tx_bytes)} sent")
+    if path.tx_share is not None:
+        parts.append(f"{100 * path.tx_share:.0f} % of what is sent")
     parts.append("never heard" if path.last_heard_s is None else f"heard {ago(path.last_heard_s)}")
     return ", ".join(parts)
 

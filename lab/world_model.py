@@ -157,7 +157,7 @@ class Machine:
         if self.spec is not None:
             self.node.add_peer(self.spec, self.record, self.now)
             self.node.set_endpoints(self.spec.public_key, self.endpoints, self.now)
-            self.node.set_locals([uplink.local for uplink in self.uplinks], self.now)
+            self._set_locals()
             self._carry_out()
 
     def restart(self, *, keep_record: bool, bye: bool) -> None:
@@ -185,7 +185,20 @@ class Machine:
     def move(self, uplinks: Sequence[Uplink]) -> None:
         """Have other addresses from now on."""
         self.uplinks = list(uplinks)
-        self.node.set_locals([uplink.local for uplink in self.uplinks], self.now)
+        self._set_locals()
+        self._carry_out()
+
+    def point(self, endpoints: Sequence[Endpoint]) -> None:
+        """The owner says where the peer can be found, and wants it now."""
+        assert self.spec is not None
+        self.endpoints = tuple(endpoints)
+        self.node.set_endpoints(self.spec.public_key, self.endpoints, self.now)
+        self.node.seek(self.spec.public_key, self.now)
+        self._carry_out()
+
+    def drain(self, draining: bool) -> None:
+        """Ask the other end to send elsewhere, or not any more."""
+        self.node.set_draining(draining, self.now)
         self._carry_out()
 
     def hurry(self) -> None:
@@ -200,6 +213,10 @@ class Machine:
     def receive(self, local: Endpoint, remote: Endpoint, data: bytes) -> None:
         self.engine.receive(local, remote, data)
         self._step()
+
+    def _set_locals(self) -> None:
+        locals_ = [uplink.local for uplink in self.uplinks]
+        self.node.set_locals(locals_, self.now, locals_)  # as if each were named in the configuration
 
     def uplink_of(self, local: Endpoint) -> Uplink | None:
         return next((uplink for uplink in self.uplinks if uplink.local == local), None)

@@ -44,6 +44,10 @@ class Context:
         self.random = random
         self.tunnelled: tuple[Network, ...] = ()
         """The tunnel's own networks: no outer address is in them."""
+        self.announced: tuple[Endpoint, ...] = ()
+        """Own addresses that peers are told of."""
+        self.draining = False
+        """Peers are asked to send elsewhere."""
         self.links: Mapping[str, str] = {}
         """Name of the interface that a local address belongs to, as far as known."""
         self.largest_bytes = largest_bytes

@@ -12,7 +12,8 @@ control thread.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from ipaddress import ip_address
 
 from centipede.protocol.context import Context
 from centipede.protocol.cookie import answered_mac1
@@ -117,9 +118,15 @@ class Node:
         peer.replace_spec(spec, now)
         self._touch(peer, now)
 
-    def set_locals(self, locals_: Sequence[Endpoint], now: float) -> None:
-        """Say which local addresses the engine serves; at most 8 are used."""
+    def set_locals(self, locals_: Sequence[Endpoint], now: float, chosen: Collection[Endpoint] = ()) -> None:
+        """Say which local addresses the engine serves; at most 8 are used.
+
+        Peers are told of those that are the same everywhere, and of the ``chosen`` ones, which the owner named.
+        """
         self._locals = tuple(dict.fromkeys(locals_))[:MOST_LOCALS]
+        self._context.announced = tuple(
+            local for local in self._locals if local in chosen or ip_address(local.host).is_global
+        )
         for peer in self._peers.values():
             peer.set_locals(self._locals, now)
             self._touch(peer, now)
@@ -142,6 +149,14 @@ class Node:
         if links != self._context.links:
             self._context.links = dict(links)
             for peer in self._peers.values():
+                self._touch(peer, now)
+
+    def set_draining(self, draining: bool, now: float) -> None:
+        """Ask all peers to send elsewhere if they can, or ask that no longer."""
+        if draining != self._context.draining:
+            self._context.draining = draining
+            for peer in self._peers.values():
+                peer.beat(now)
                 self._touch(peer, now)
 
     def hurry(self, now: float) -> None:

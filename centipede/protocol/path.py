@@ -42,6 +42,8 @@ _LONGEST_MEASURED_US = 600_000_000
 _UNMEASURED_S = 1.0
 _UNLOADED_BEATS = 256
 """At a beat each 0.2 s, the least round trip takes most of a minute to rise to one that lasts."""
+_FULL_WEIGHT = 255
+_OBSERVATIONS = 3
 _MANY = 3
 """Packets of which half may not arrive without the MTU being suspected."""
 _COUNT_MASK = 0xFFFF_FFFF
@@ -113,6 +115,20 @@ class Path:
         self.beats = 0
         """Measurements of the round trip."""
         self.mtu = mtu
+        self.told = False
+        """The remote address is known from the peer's word alone."""
+        self.draining = False
+        """The peer asks not to be sent to here, unless there is nothing else."""
+        self.weight = _FULL_WEIGHT
+        """How gladly it is, 0 to 255; 0 asks for the same."""
+        self.unheard = False
+        """The peer said that our heartbeats did not arrive."""
+        self.parted = False
+        """The peer said bye here."""
+        self.observed: Endpoint | None = None
+        """The address at which the peer sees our end."""
+        self._observations: tuple[int, int] = (0, 0)
+        """The session under which the peer was told its address, and how often."""
         self._loss = 0.0
         self._challenge = challenge
         self._answerable: bytes | None = None
@@ -149,6 +165,16 @@ class Path:
         return self.state is PathState.NEW and not self.expected
 
     @property
+    def shunned(self) -> bool:
+        """Whether the peer asks to be sent to elsewhere."""
+        return self.draining or not self.weight
+
+    @property
+    def limited(self) -> bool:
+        """Whether only a few challenges are sent: nobody but a packet, or the peer itself, vouches for the address."""
+        return self.state is PathState.NEW and (self.told or not self.expected)
+
+    @property
     def loss(self) -> float:
         """Share of the packets sent that did not arrive, 0..1, smoothed."""
         return min(1.0, max(0.0, self._loss))
@@ -175,6 +201,7 @@ class Path:
         k: int,
         answer_now: bool = False,
         bye: bool = False,
+        draining: bool = False,
         size_bytes: int | None = None,
     ) -> Heartbeat:
         """The next heartbeat for this path, which counts as sent; with ``size_bytes`` a probe of this UDP payload."""
@@ -204,9 +231,16 @@ class Path:
             k=k,
             answer_now=answer_now,
             bye=bye,
+            draining=draining,
+            weight=0 if draining else _FULL_WEIGHT,
             probe=size_bytes is not None,
             padding_bytes=0 if size_bytes is None else size_bytes - BEAT_BYTES,
         )
+
+    def note_sent(self, size_bytes: int) -> None:
+        """A control datagram that is no heartbeat was sent."""
+        self._control_tx += 1
+        self._sent_bytes += size_bytes
 
     # What comes in.
 
@@ -248,14 +282,24 @@ class Path:
             self._echo_received = self._control_rx + path_received
             self._due_from = max(self._due_from, arrived)
             self._due_in_s = max(beat.next_in_s, _SHORTEST_INTERVAL_S)
+            self.draining, self.weight = beat.draining, beat.weight
         if answered:
             self.state = PathState.VALID
+            self.unheard = self.parted = False
         self.mtu.note_echo(beat.echo_us, arrived)
         if not overtaken:
             self._measure(beat, arrived, timing)
         if beat.bye:
             self.state = PathState.GONE
+            self.parted = True
         return answered
+
+    def may_tell(self, session: int) -> bool:
+        """Whether the peer should be told where it is seen: a few times under each session. Counts as done."""
+        under, times = self._observations
+        times = times + 1 if under == session else 1
+        self._observations = (session, times)
+        return times <= _OBSERVATIONS
 
     def renew(self, challenge: bytes) -> None:
         """Put a new challenge in place of one that came back: 8 random bytes."""
@@ -311,9 +355,10 @@ class Path:
         self._measure_rtt(arrived - echoed.at - held_s)
         self._measure_loss(echoed, beat.received)
         # The peer's own clock says how long it had not heard us. More than we announced: our heartbeats do not arrive.
+        self.unheard = held_s > timing.suspect_factor * max(echoed.next_in_s, _SHORTEST_INTERVAL_S)
         if held_s > max(timing.gone_factor * echoed.next_in_s, timing.gone_least_s):
             self.state = PathState.GONE if self.usable else self.state
-        elif held_s > timing.suspect_factor * max(echoed.next_in_s, _SHORTEST_INTERVAL_S):
+        elif self.unheard:
             self.state = PathState.SUSPECT if self.usable else self.state
 
     def _measure_rtt(self, rtt_s: float) -> None:

@@ -18,8 +18,13 @@ from centipede.protocol.timing import Timing
 MOST_LOCALS = 8
 MOST_REMOTES = 16
 MOST_PATHS = 64
+MOST_TOLD = 8
+"""Addresses that are tried because the peer named them."""
 MOST_LEARNED = 4
 """Paths to addresses known only from a packet and not validated yet."""
+
+_TOLD_AGAIN_S = 60.0
+"""An address that the peer named in vain is not tried again for so long."""
 
 
 class PathSet:
@@ -33,6 +38,8 @@ class PathSet:
         self._locals: tuple[Endpoint, ...] = ()
         self._configured: tuple[Endpoint, ...] = ()
         self._remembered: dict[Endpoint, float] = {}
+        self._told: dict[Endpoint, float] = {}
+        """When the peer named an address that was not known. It is tried for a short time, and not soon again."""
         self.retired = PathCounters()
         """Traffic of the paths that are no more."""
 
@@ -52,8 +59,8 @@ class PathSet:
 
     @property
     def pairs(self) -> list[Path]:
-        """The pairs over which the peer may be sought: all but those known only from a packet."""
-        return [path for path in self._paths.values() if path.expected or path.usable]
+        """The pairs over which the peer may be sought: all but those known only from a packet or from its word."""
+        return [path for path in self._paths.values() if (path.expected and not path.told) or path.usable]
 
     @property
     def addresses(self) -> tuple[Endpoint, ...]:
@@ -86,6 +93,16 @@ class PathSet:
         while len(self._remembered) > MOST_REMOTES:
             del self._remembered[next(iter(self._remembered))]
 
+    def tell(self, remotes: Sequence[Endpoint], now: float) -> None:
+        """The peer says that it may be found at these addresses as well: try those that are new, for a short time."""
+        known = {*self._configured, *self._remembered, *self._told, *(path.remote for path in self._paths.values())}
+        for remote in remotes:
+            if remote not in known and len(self._trying(now)) < MOST_TOLD:
+                self._told[remote] = now
+        while len(self._told) > MOST_REMOTES:
+            del self._told[next(iter(self._told))]
+        self.refresh(now)
+
     def learn(self, local: Endpoint, remote: Endpoint, now: float) -> Path | None:
         """Make a path of the pair an authentic packet came over; None if the bounds forbid it."""
         if local not in self._locals:
@@ -102,25 +119,32 @@ class PathSet:
         self._remembered = {
             remote: until for remote, until in self._remembered.items() if until > now or remote in in_use
         }
+        self._told = {remote: at for remote, at in self._told.items() if now < at + _TOLD_AGAIN_S}
         known = dict.fromkeys((*self._configured, *self._remembered))
+        told = [remote for remote in self._trying(now) if remote not in known]
         for path in tuple(self._paths.values()):
-            path.expected = path.remote in known
+            path.told = path.remote in told
+            path.expected = path.told or path.remote in known
             if path.local not in self._locals and path.usable:
                 self.remember(path.remote, now)
             if path.local not in self._locals or self._is_over(path, now):
                 self._remove(path)
-        for remote in known:
+        for remote in (*known, *told):
             for local in self._locals:
                 if (local, remote) not in self._paths and self._room_for(remote) and compatible(local, remote):
-                    self._add(local, remote, expected=True, now=now)
+                    self._add(local, remote, expected=True, now=now).told = remote in told
 
     def refresh_at(self, now: float) -> float:
         """When :meth:`refresh` would end a path or forget an address by itself."""
-        ends = [path.created + self._timing.new_s for path in self._paths.values() if path.learned]
+        ends = [path.created + self._timing.new_s for path in self._paths.values() if path.limited]
         in_use = {path.remote for path in self._paths.values() if path.usable}
         ends += [until for remote, until in self._remembered.items() if remote not in in_use]
         ends += [now for path in self._paths.values() if path.state is PathState.GONE and not path.expected]
         return min(ends, default=float("inf"))
+
+    def _trying(self, now: float) -> list[Endpoint]:
+        """The addresses the peer named that are being tried."""
+        return [remote for remote, at in self._told.items() if now < at + self._timing.new_s]
 
     def _is_over(self, path: Path, now: float) -> bool:
         if path.expected or path.usable:

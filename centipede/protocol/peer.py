@@ -28,7 +28,7 @@ from centipede.protocol.session import Header
 from centipede.protocol.spec import PeerRecord, PeerSpec
 from centipede.protocol.status import HandshakeStatus, PeerStatus, SessionState, SessionStatus
 from centipede.protocol.table import Datagram, ReceiveSession, Run, SendPlan, TablePeer
-from centipede.protocol.wire import Heartbeat, UnknownControl, decode_control
+from centipede.protocol.wire import Addresses, Heartbeat, Observed, UnknownControl, decode_control
 
 _LARGEST_TIMESTAMP = 2**64 - 1
 
@@ -98,6 +98,11 @@ class Peer:
     def bar(self, now: float) -> None:
         """The tunnel's own networks changed: end the paths that lie in them."""
         self._reach.bar(now)
+
+    def beat(self, now: float) -> None:
+        """Send a heartbeat on every usable path: there is something new to say."""
+        if self._association.established:
+            self._reach.pulse.beat_usable(now)
 
     def refusal(self, remote: Endpoint) -> DropReason | None:
         """Why the peer may not have this outer address; None if it may."""
@@ -215,6 +220,10 @@ class Peer:
         if beat is not None:
             path.run = run
             self._reach.receive_heartbeat(path, session, header, beat, event, now)
+        elif isinstance(message, Addresses):
+            self._reach.receive_addresses(message.endpoints, now)
+        elif isinstance(message, Observed):
+            path.observed = message.endpoint
         if confirms:
             self._welcome(session, path, now)
         elif beat is not None and beat.bye:
@@ -390,6 +399,7 @@ class Peer:
         self._drop_attempt()
         self._initiation.succeed()
         self._reach.pulse.note_heard()
+        self._reach.note_session(now)
         if before is None:
             self._say("session established", now)
         elif before.initiator != session.initiator and self._association.is_tie(before, now):

@@ -15,6 +15,7 @@ from centipede.protocol.context import Context
 from centipede.protocol.path import BEAT_BYTES, Path, PathState
 from centipede.protocol.path_set import PathSet
 from centipede.protocol.session import ANY_SHARD
+from centipede.protocol.wire import Addresses, Observed
 
 _ANSWERS_PER_S = 100
 _ANSWERS_AT_ONCE = 20
@@ -53,6 +54,11 @@ class Pulse:
 
     # What is known of the peer.
 
+    @property
+    def can_speak(self) -> bool:
+        """Whether there is a session to send under."""
+        return bool(self._association.established)
+
     def is_sending(self, now: float) -> bool:
         """Whether somebody waits for the peer."""
         return self.keepalive or now < self.last_tx + self._timing.dead_s
@@ -86,7 +92,14 @@ class Pulse:
             if not path.affords(BEAT_BYTES):
                 break
             shard = path.run.first if path.run is not None and path.run in session.sources else ANY_SHARD
-            beat = path.compose(now, next_in_s=next_in_s, k=self._context.run.k, answer_now=answer_now, bye=bye)
+            beat = path.compose(
+                now,
+                next_in_s=next_in_s,
+                k=self._context.run.k,
+                answer_now=answer_now,
+                bye=bye,
+                draining=self._context.draining,
+            )
             datagram = session.seal_control(beat.encode(), source=self._context.run.first, shard=shard)
             if datagram is not None:
                 self._context.send(path.local, path.remote, datagram)
@@ -122,7 +135,7 @@ class Pulse:
 
     def challenge(self, path: Path, now: float) -> None:
         """Challenge a path that is not usable and was just heard."""
-        if not path.learned:
+        if not path.limited:
             self.question(path, now)
         elif self._may_try(path, now):
             self._try(path, now)
@@ -143,6 +156,19 @@ class Pulse:
             if not path.usable:
                 path.next_beat = min(path.next_beat, now)
 
+    def tell(self, path: Path, message: Addresses | Observed, now: float) -> None:
+        """Send a message that is no heartbeat, under the current session."""
+        (session, *_) = self._association.speaking(now)
+        shard = path.run.first if path.run is not None and path.run in session.sources else ANY_SHARD
+        datagram = session.seal_control(message.encode(), source=self._context.run.first, shard=shard)
+        if datagram is not None:
+            path.note_sent(len(datagram))
+            self._context.send(path.local, path.remote, datagram)
+
+    def beat_usable(self, now: float) -> None:
+        for path in self._paths.usable:
+            self.beat(path, now)
+
     def say_bye(self, now: float) -> None:
         for path in self._paths.usable:
             self.beat(path, now, bye=True)
@@ -155,8 +181,8 @@ class Pulse:
             return
         probes = []
         for path in self._paths:
-            if path.learned:
-                if self._may_try(path, now):
+            if path.limited:
+                if self._may_try(path, now) and (path.learned or self._probes.take(now)):
                     self._try(path, now)
             elif not path.usable:
                 if now >= path.next_beat:
@@ -178,8 +204,8 @@ class Pulse:
             return float("inf")
         due = float("inf")
         for path in self._paths:
-            if path.learned:
-                due = min(due, self._try_at(path))
+            if path.limited:
+                due = min(due, self._try_at(path) if path.learned else max(self._try_at(path), self._probes.ready_at()))
                 continue
             path.next_beat = min(path.next_beat, max(now, path.last_beat + _SCATTERED * self._interval_s(path, now)))
             if path.usable:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from centipede.protocol.account import Account
+from centipede.protocol.announcement import Announcement
 from centipede.protocol.association import Association, Session
 from centipede.protocol.context import Context
 from centipede.protocol.counters import EngineCounters, PathCounters
@@ -24,7 +26,7 @@ from centipede.protocol.session import Header
 from centipede.protocol.spec import PeerSpec, covers
 from centipede.protocol.status import PathStatus
 from centipede.protocol.table import Datagram, Run, TablePath
-from centipede.protocol.wire import Heartbeat
+from centipede.protocol.wire import Addresses, Heartbeat, Observed
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Reach:
         self._scheduler: Scheduler = create(spec.scheduler, spec.copies)
         self._paths = PathSet(context.new_path, context.timing)
         self.pulse = Pulse(context, self._paths, association, busy_s=spec.heartbeat_s, keepalive=spec.keepalive)
+        self._announcement = Announcement()
+        self._account = Account()
         self._run: Run | None = None
 
     @property
@@ -99,6 +103,7 @@ class Reach:
         """True if that made new pairs."""
         before = {path.number for path in self.pairs}
         self._paths.set_locals(locals_, now)
+        self._announcement.change(self._context.announced, now)
         return not before.issuperset(path.number for path in self.pairs)
 
     def set_endpoints(self, endpoints: Sequence[Endpoint], now: float) -> bool:
@@ -169,6 +174,16 @@ class Reach:
             path.renew(self._context.challenge())
         self._follow(path, before, now)
         self._note_mtu(path, size, now)
+        if answered and path.usable and path.may_tell(session.number):
+            self.pulse.tell(path, Observed(path.remote), now)
+
+    def receive_addresses(self, addresses: Sequence[Endpoint], now: float) -> None:
+        """The peer says where else it may be found."""
+        self._paths.tell([remote for remote in addresses if self._allows(remote)], now)
+
+    def note_session(self, now: float) -> None:
+        """A session was established: whoever is at its other end may not know our addresses."""
+        self._announcement.begin(now)
 
     def validate(self, path: Path, run: Run, now: float) -> None:
         """A whole handshake crossed this path both ways."""
@@ -197,20 +212,24 @@ class Reach:
         if now >= self._paths.refresh_at(now):
             self._paths.refresh(now)
         self.pulse.handle_timer(now)
+        self._announce(now)
         for path, size in sizes.items():
             self._note_mtu(path, size, now)
 
     def settle(self, now: float) -> float:
         """Bring the rhythm up to date; returns when ``handle_timer`` is due."""
         expiries = (path.expires_at(self._timing) for path in self._paths)
-        return min(self.pulse.settle(now), self._paths.refresh_at(now), *expiries)
+        self._account.settle(self._paths, now)
+        announce_at = self._announcement.due_at() if self._paths.usable and self.pulse.can_speak else float("inf")
+        return min(self.pulse.settle(now), self._paths.refresh_at(now), announce_at, *expiries)
 
     def choose(self) -> Choice | None:
         """Choose the paths for data; None if there is no usable one."""
         runs: dict[Run, list[Path]] = {}
-        for path in self._paths.usable:
-            if path.run is not None:
-                runs.setdefault(path.run, []).append(path)
+        ways = [path for path in self._paths.usable if path.run is not None]
+        for path in [path for path in ways if not path.shunned] or ways:
+            assert path.run is not None
+            runs.setdefault(path.run, []).append(path)
         if not runs:
             return None
         # Copies of a packet go to one machine's shards; the machine stays the same as long as a sound path leads to it.
@@ -224,26 +243,14 @@ class Reach:
 
     def status(self, now: float) -> tuple[PathStatus, ...]:
         """A picture of the paths for ``show``."""
-        return tuple(
-            PathStatus(
-                path=path.number,
-                local=path.local,
-                remote=path.remote,
-                shard=path.run.first if path.run else 0,
-                state=path.state.value,
-                carries=path.number in self.pulse.carrying,
-                rtt_ms=None if path.rtt_s is None else path.rtt_s * 1e3,
-                jitter_ms=None if path.rtt_s is None else path.jitter_s * 1e3,
-                loss=path.loss if path.beats else None,
-                mtu=path.mtu.size,
-                rx_bytes=path.counters.rx_bytes,
-                tx_bytes=path.counters.tx_bytes,
-                rx_packets=path.counters.rx_packets,
-                tx_packets=path.counters.tx_packets,
-                last_heard_s=None if path.last_heard is None else max(0.0, now - path.last_heard),
-            )
-            for path in self._paths
-        )
+        carrying = self.pulse.carrying
+        return tuple(self._account.status(path, carrying=carrying, run=self._run, now=now) for path in self._paths)
+
+    def _announce(self, now: float) -> None:
+        usable = self._paths.usable
+        if usable and self.pulse.can_speak and (addresses := self._announcement.take(now)):
+            for path in usable:
+                self.pulse.tell(path, Addresses(addresses), now)
 
     def _note_mtu(self, path: Path, before: int, now: float) -> None:
         if path.mtu.size != before:

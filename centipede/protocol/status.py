@@ -30,6 +30,8 @@ class PathStatus:
     """probing, usable, suspect or lost."""
     carries: bool
     """Whether the scheduler sends data on it now."""
+    reason: str
+    """Why it is in its state and why it carries data or not, in words."""
     rtt_ms: float | None
     jitter_ms: float | None
     loss: float | None
@@ -40,8 +42,12 @@ class PathStatus:
     tx_bytes: int
     rx_packets: int
     tx_packets: int
+    tx_share: float | None
+    """Share of the bytes sent to the peer that went on it in the last second with traffic, 0..1; None without any."""
     last_heard_s: float | None
     """Since anything authentic came over it; None for never."""
+    observed: Endpoint | None
+    """The address at which the peer sees this end of the path, as it said; None if it did not."""
 
 
 @dataclass(frozen=True, slots=True)

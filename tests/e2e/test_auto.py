@@ -60,3 +60,16 @@ def test_a_route_that_comes_late_is_used_at_once(world: World) -> None:
     eventually(lambda: (world.a.peer()["handshake"] or {}).get("age_s", 0.0) > 5, "the first attempt being over")
     world.a.ip("route", "add", "default", "via", "192.0.2.2")
     eventually(world.a.reaches, "a packet going through")
+
+
+def test_the_peer_s_other_addresses_are_found_and_each_path_is_explained(world: World) -> None:
+    world.a.configure(world.b, endpoints='["192.0.2.2:51820"]')
+    world.b.configure(world.a, endpoints="[]", listen='["192.0.2.2:51820", "198.51.100.2:51820"]')
+    world.b.up()
+    world.a.up()
+    world.settle()  # over both links, though a was told of one
+    (path,) = (path for path in world.a.peer()["paths"] if path["local"] == "198.51.100.1:51820" and path["carries"])
+    assert path["observed"] == "198.51.100.1:51820"
+    assert path["reason"] == "carries data"
+    assert "usable (carries data), rtt " in world.a.cli("show").stdout
+    assert world.a.show()["observed"] == {}, "no translator on the way"

@@ -82,7 +82,7 @@ class PlayedNode:
     def replace_peer(self, spec: PeerSpec, now: float) -> None:
         self.stage.note(f"replace {spec.name}")
 
-    def set_locals(self, locals_: Sequence[Endpoint], now: float) -> None:
+    def set_locals(self, locals_: Sequence[Endpoint], now: float, chosen: Sequence[Endpoint]) -> None:
         self.stage.note(f"locals {' '.join(map(str, locals_))}")
 
     def set_endpoints(self, public_key: object, endpoints: Sequence[Endpoint], now: float) -> None:

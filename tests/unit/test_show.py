@@ -24,6 +24,7 @@ PATH = PathStatus(
     shard=0,
     state="usable",
     carries=True,
+    reason="carries data",
     rtt_ms=12.345,
     jitter_ms=0.5,
     loss=0.0125,
@@ -32,7 +33,9 @@ PATH = PathStatus(
     tx_bytes=1536,
     rx_packets=2200,
     tx_packets=12,
+    tx_share=0.625,
     last_heard_s=0.2,
+    observed=Endpoint("203.0.113.5", 4001),
 )
 LOST = PathStatus(
     path=2,
@@ -41,6 +44,7 @@ LOST = PathStatus(
     shard=0,
     state="lost",
     carries=False,
+    reason="nothing was heard for too long",
     rtt_ms=None,
     jitter_ms=None,
     loss=None,
@@ -49,7 +53,9 @@ LOST = PathStatus(
     tx_bytes=0,
     rx_packets=0,
     tx_packets=0,
+    tx_share=None,
     last_heard_s=None,
+    observed=None,
 )
 PEERS = [
     show.picture(
@@ -101,6 +107,7 @@ INTERFACE = show.Interface(
     mtu=1420,
     addresses=["10.7.0.1/24"],
     listen=["192.0.2.10:51820", "198.51.100.1:51820"],
+    observed=show.observed(PEERS),
     pid=77,
     uptime_s=100.5,
     peers=PEERS,
@@ -112,6 +119,7 @@ interface: site-a
   public key: {LAPTOP.text}
   addresses: 10.7.0.1/24
   listening: 192.0.2.10:51820, 198.51.100.1:51820
+  seen as: 192.0.2.10:51820: 203.0.113.5:4001
   mtu: 1420
   engine: python, 1 worker, aead OpenSSL 3.0.2
   engine reason: configured
@@ -124,9 +132,9 @@ peer: laptop
   session: established 1 minute, 3 seconds ago, 1 rekey
   transfer: 3.00 MiB received, 1.50 KiB sent, 1100 duplicates received
   scheduler: redundant, all paths
-  path: 192.0.2.10:51820 - [2001:db8::7]:4000: usable, in use, rtt 12.3 ms, loss 1.2 %, mtu 1452, \
-3.00 MiB received, 1.50 KiB sent, heard just now
-  path: 198.51.100.1:51820 - 198.51.100.7:51820: lost, mtu 1452, never heard
+  path: 192.0.2.10:51820 - [2001:db8::7]:4000: usable (carries data), rtt 12.3 ms, jitter 0.5 ms, loss 1.2 %, \
+mtu 1452, 3.00 MiB received, 1.50 KiB sent, 62 % of what is sent, heard just now
+  path: 198.51.100.1:51820 - 198.51.100.7:51820: lost (nothing was heard for too long), mtu 1452, never heard
 
 peer: phone
   public key: {PHONE.text}
@@ -136,7 +144,7 @@ peer: phone
   session: initiating
   handshake: Initiate sent to 2 address pairs, no answer (3 attempts in 12 seconds, last refusal: bad_mac1)
   scheduler: fastest
-  path: 198.51.100.1:51820 - 198.51.100.7:51820: lost, mtu 1452, never heard"""
+  path: 198.51.100.1:51820 - 198.51.100.7:51820: lost (nothing was heard for too long), mtu 1452, never heard"""
 
 
 def test_text_for_people_puts_the_peer_heard_last_first() -> None:
@@ -186,6 +194,7 @@ def test_the_schema_has_the_keys_of_version_1() -> None:
         "shard": 0,
         "state": "usable",
         "carries": True,
+        "reason": "carries data",
         "rtt_ms": 12.345,
         "jitter_ms": 0.5,
         "loss": 0.0125,
@@ -194,6 +203,8 @@ def test_the_schema_has_the_keys_of_version_1() -> None:
         "tx_bytes": 1536,
         "rx_packets": 2200,
         "tx_packets": 12,
+        "tx_share": 0.625,
+        "observed": "203.0.113.5:4001",
         "last_heard_s": 0.2,
     }
 
