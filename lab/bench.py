@@ -14,37 +14,29 @@ import datetime as dt
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import Literal
 
-import click
 import msgspec
-from rich.console import Console
 
-from lab import comparison, machine, setup
-from lab.chart import draw
-from lab.comparison import BASELINE, NO_TRAINS, USUAL, Comparison, Conditions, Contender, Cost, Sample
-from lab.contest import ENTRANTS, PROFILES, QUEUE_PACKETS, Entrant, Ground, Measurement, Profile
+from lab import machine
+from lab.comparison import BASELINE, LIMITED, Comparison, Conditions, Contender, Cost, Sample
+from lab.contest import ENTRANTS, QUEUE_PACKETS, Entrant, Ground, Measurement, Profile
 from lab.errors import LabError
-from lab.link import EndPlan, LinkPlan
+from lab.link import End, EndPlan, LinkPlan
 from lab.machine import Load
-from lab.namespace import ensure_privileged
-from lab.offloads import features, set_features
+from lab.offloads import features
 from lab.probes.cpu import CpuProbe
 from lab.process import Process
-from lab.progress import Progress, render_seconds
-from lab.report import render_report, render_table
-from lab.results import dump, new_directory
+from lab.progress import Progress
+from lab.settings import LIMITED_LINK, setting
 from lab.topology import HostPlan, Plan, Topology
 from lab.tunnels.base import TUNNEL_MTU, TunnelEnd
 
 LINKS = ("link1", "link2")
-_CARD = {"tx-udp-segmentation": False, "rx-gro": True}
-"""Features that differ in the setting ``no-trains``: those of a common network card, as compared with veth."""
 _COSTS = Path(__file__).resolve().parent.parent / "tests" / "c" / "run.py"
 _COSTS_LIMIT_S = 120.0
 _FAILURES_ENOUGH = 2
@@ -130,7 +122,7 @@ class Bench:
             )
             ends = {end.host.name: tunnel.processes(end) for end in (left, right)}
             for measurement in self.profile.measurements:
-                with self._setting(topology, measurement.setting):
+                with setting(self._link_ends(topology), measurement.setting):
                     sample = take(measurement, ground, ends, entrant.key, repetition, load)
                 samples.append(sample)
                 if sample.failure:
@@ -160,12 +152,15 @@ class Bench:
         )
         return left, right
 
+    def _link_ends(self, topology: Topology) -> list[End]:
+        return [end for link in LINKS for end in topology.link(link).ends]
+
     def _conditions(self, topology: Topology) -> Conditions:
         seen: dict[str, dict[str, bool]] = {}
         host = topology.host("a")
-        for setting in (USUAL, NO_TRAINS):
-            with self._setting(topology, setting):
-                seen[setting] = features(host, LINKS[0])
+        for name in self.profile.settings:
+            with setting(self._link_ends(topology), name):
+                seen[name] = features(host, LINKS[0])
         return Conditions(
             mtu=TUNNEL_MTU,
             txqueuelen=QUEUE_PACKETS,
@@ -175,25 +170,9 @@ class Bench:
             outer_version=4,
             tcp_congestion_control="cubic",
             features=seen,
+            impairments={LIMITED: msgspec.to_builtins(LIMITED_LINK)} if LIMITED in self.profile.settings else {},
             sysctls=machine.sysctls(),
         )
-
-    @contextmanager
-    def _setting(self, topology: Topology, setting: str) -> Iterator[None]:
-        """The links as a setting wants them, and back again."""
-        if setting == USUAL:
-            yield
-            return
-        ends = [end for link in LINKS for end in topology.link(link).ends]
-        known = features(ends[0].host, ends[0].name)
-        before = {name: known[name] for name in _CARD}
-        for end in ends:
-            set_features(end.host, end.name, _CARD)
-        try:
-            yield
-        finally:
-            for end in ends:
-                set_features(end.host, end.name, before)
 
 
 def costs(progress: Progress, program: Path = _COSTS) -> list[Cost]:
@@ -276,45 +255,3 @@ def failed(result: Comparison) -> list[str]:
         if sample.failure and sample.contender in keys
     ]
     return ups + samples
-
-
-@click.command("bench")
-@click.option("--quick", "size", flag_value="quick", help="Under a minute: fewer figures.")
-@click.option("--full", "size", flag_value="full", help="Every contender and seven repetitions; says first how long.")
-@click.option("--repeat", type=click.IntRange(1, 100), metavar="N", help="Repetitions, in place of the size's own.")
-@click.option(
-    "--tunnel", "tunnels", multiple=True, metavar="KEY", help="Only these contenders, and no VPN. Repeatable."
-)
-@click.option("--inner", type=click.Choice(["4", "6"]), default="4", show_default=True, help="IP version inside.")
-@click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Directory for the results.")
-def bench(size: str | None, repeat: int | None, tunnels: tuple[str, ...], inner: str, output: Path | None) -> None:
-    """Compare Centipede with wireguard-go, the kernel's WireGuard and no VPN, and draw the chart."""
-    ensure_privileged()
-    console = Console()
-    profile = PROFILES[size or "usual"]
-    entrants = chosen(profile, tunnels)
-    repetitions = repeat or profile.repetitions
-    fetched = setup.fetch_wireguard_go()
-    if fetched is not None and fetched.note:
-        console.print(f"wireguard-go {fetched.version}: {fetched.note}", markup=False, highlight=False)
-    estimate = render_seconds(profile.turn_s() * len(entrants) * repetitions)
-    console.print(f"{len(entrants)} contenders, repetitions: {repetitions}, at most about {estimate}", highlight=False)
-    progress = Progress(console)
-    run = Bench(profile, entrants, repetitions, progress, 6 if inner == "6" else 4)
-    try:
-        result = run.run(sys.argv[1:])
-    finally:
-        progress.end()
-    directory = output or new_directory(
-        Path("results"), dt.datetime.fromisoformat(result.began_at), result.machine.host
-    )
-    directory.mkdir(parents=True, exist_ok=True)
-    dump(result, directory / comparison.FILE)
-    draw(result, directory)
-    (directory / "report.html").write_text(render_report(result, (directory / "benchmark.svg").read_text()))
-    console.print(render_table(result))
-    for name in (comparison.FILE, "benchmark.png", "report.html"):
-        console.print(str(directory / name), highlight=False, soft_wrap=True)
-    if failures := failed(result):
-        others = f", and {len(failures) - 1} failures more" if len(failures) > 1 else ""
-        raise LabError(f"{failures[0]}{others}")

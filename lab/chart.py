@@ -1,5 +1,8 @@
 """The chart of a comparison: throughput and added latency side by side, one bar for each contender.
 
+What was measured in a guest stands below, in panels and on scales of its own, with throughput as the guest's processor
+allows it and over links too narrow for the processor to matter.
+
 Drawn from a results file alone, so that the same file always gives the same picture, down to the bytes of the SVG. A
 contender without a figure keeps its row, with the reason in words. A baseline that would dwarf all others is cut off at
 the edge, visibly, and its figure says how far it really goes.
@@ -19,12 +22,17 @@ from matplotlib.figure import Figure
 from lab.comparison import (
     ADDED,
     BASELINE,
+    GUEST,
+    LIMITED,
     RIVAL,
+    USUAL,
     Comparison,
     Contender,
     Summary,
     absence,
+    limits,
     load,
+    load_guest,
     ratios,
     render,
     summarise,
@@ -32,11 +40,24 @@ from lab.comparison import (
 )
 from lab.palette import INK, MUTED, RULE, STYLE, colour
 
+
+class Panel(NamedTuple):
+    """What one panel shows."""
+
+    measure: str
+    setting: str
+    title: str
+    axis: str
+
+
 PANELS = (
-    ("tcp-1", "TCP throughput, one stream", "Gbit/s, more is better"),
-    ("added-idle", "Added latency, idle", "µs on a round trip, less is better"),
+    Panel("tcp-1", USUAL, "TCP throughput, one stream", "Gbit/s, more is better"),
+    Panel("added-idle", USUAL, "Added latency, idle", "µs on a round trip, less is better"),
 )
-"""Measure, title and axis of each panel."""
+GUEST_PANELS = (
+    Panel("tcp-1", USUAL, "In a guest: TCP, one stream", "Mbit/s, more is better; no comparison with figures above"),
+    Panel("tcp-1", LIMITED, "The same over two narrow, lossy links", "Mbit/s, more is better"),
+)
 _BAR = 0.62
 _WORDS_WIDTH = 52
 _NOTE_WIDTH = 186
@@ -53,15 +74,15 @@ class Row(NamedTuple):
     """What stands in place of a figure."""
 
 
-def rows(comparison: Comparison, measure: str) -> list[Row]:
+def rows(comparison: Comparison, measure: str, setting: str = USUAL) -> list[Row]:
     """Return the bars of a panel, from top to bottom."""
-    return [_row(comparison, contender, measure) for contender in comparison.contenders]
+    return [_row(comparison, contender, measure, setting) for contender in comparison.contenders]
 
 
-def draw(comparison: Comparison, directory: Path) -> None:
-    """Write ``benchmark.svg`` and ``benchmark.png`` into an existing directory."""
+def draw(comparison: Comparison, directory: Path, guest: Comparison | None = None) -> None:
+    """Write ``benchmark.svg`` and ``benchmark.png`` into an existing directory; ``guest`` goes below."""
     with mpl.rc_context(dict(STYLE)):
-        figure = _figure(comparison)
+        figure = _figure([comparison] if guest is None else [comparison, guest])
         figure.savefig(directory / "benchmark.svg", metadata={"Date": None, "Creator": "centipede lab"})
         figure.savefig(directory / "benchmark.png", dpi=160, metadata={"Software": "centipede lab"})
 
@@ -88,8 +109,9 @@ def note(comparison: Comparison) -> str:
         ", ".join(versions),
         (
             f"MTU {conditions.mtu}, IPv{conditions.inner_version} over IPv{conditions.outer_version}, "
-            f"TCP {conditions.tcp_congestion_control}, ping every 4 ms"
+            f"TCP {conditions.tcp_congestion_control}{'' if comparison.profile == GUEST else ', ping every 4 ms'}"
         ),
+        limits(comparison),
         (
             f"median of {comparison.repetitions} alternated runs, whiskers from lowest to highest, "
             f"× is the ratio to {RIVAL} in the same run"
@@ -98,30 +120,40 @@ def note(comparison: Comparison) -> str:
     return "; ".join(part for part in parts if part) + "."
 
 
-def _row(comparison: Comparison, contender: Contender, measure: str) -> Row:
-    figure = summary(comparison, contender.key, measure)
+def _row(comparison: Comparison, contender: Contender, measure: str, setting: str) -> Row:
+    figure = summary(comparison, contender.key, measure, setting)
     if figure is None:
-        return Row(contender.key, None, None, absence(comparison, contender.key, measure))
+        return Row(contender.key, None, None, absence(comparison, contender.key, measure, setting))
     if contender.key == BASELINE and measure in ADDED:
         bare = summary(comparison, contender.key, ADDED[measure])
         return Row(contender.key, None, None, f"the baseline: {render(bare.median)} µs" if bare else "the baseline")
-    ratio = None if contender.key in (BASELINE, RIVAL) else summarise(ratios(comparison, contender.key, measure))
+    ratio = (
+        None if contender.key in (BASELINE, RIVAL) else summarise(ratios(comparison, contender.key, measure, setting))
+    )
     return Row(contender.key, figure, ratio, "")
 
 
-def _figure(comparison: Comparison) -> Figure:
+def _figure(comparisons: Sequence[Comparison]) -> Figure:
+    heights = [0.46 * len(comparison.contenders) + 1.61 for comparison in comparisons]
+    figure = Figure(figsize=(11.0, sum(heights)), facecolor="white")
+    parts = figure.subfigures(len(comparisons), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part, comparison, height in zip(parts, comparisons, heights, strict=True):
+        _fill(part, comparison, height)
+    return figure
+
+
+def _fill(part: Any, comparison: Comparison, height: float) -> None:
     number = len(comparison.contenders)
-    height = 0.46 * number + 1.61
-    figure = Figure(figsize=(11.0, height), facecolor="white")
-    panels = figure.subplots(1, len(PANELS), sharey=True)
-    figure.subplots_adjust(left=0.19, right=0.985, wspace=0.07, top=1 - 0.5 / height, bottom=1.06 / height)
-    for axes, (measure, title, axis) in zip(panels, PANELS, strict=True):
-        _panel(axes, rows(comparison, measure))
-        axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", pad=10)
-        axes.set_xlabel(axis, fontsize=9, labelpad=5)
-    panels[0].set_yticks(range(number), [contender.label for contender in comparison.contenders], fontsize=10.5)
-    panels[0].set_ylim(number - 0.45, -0.55)
-    figure.text(
+    panels = GUEST_PANELS if comparison.profile == GUEST else PANELS
+    columns = part.subplots(1, len(panels), sharey=True)
+    part.subplots_adjust(left=0.19, right=0.985, wspace=0.07, top=1 - 0.5 / height, bottom=1.06 / height)
+    for axes, panel in zip(columns, panels, strict=True):
+        _panel(axes, rows(comparison, panel.measure, panel.setting))
+        axes.set_title(panel.title, loc="left", fontsize=11.5, fontweight="bold", pad=10)
+        axes.set_xlabel(panel.axis, fontsize=9, labelpad=5)
+    columns[0].set_yticks(range(number), [contender.label for contender in comparison.contenders], fontsize=10.5)
+    columns[0].set_ylim(number - 0.45, -0.55)
+    part.text(
         0.012,
         0.10 / height,
         textwrap.fill(note(comparison), _NOTE_WIDTH),
@@ -130,7 +162,6 @@ def _figure(comparison: Comparison) -> Figure:
         va="bottom",
         linespacing=1.35,
     )
-    return figure
 
 
 def _panel(axes: Any, bars: Sequence[Row]) -> None:
@@ -211,5 +242,5 @@ def chart(results: Path, output: Path | None) -> None:
     """Draw the chart of RESULTS, a results.json or its directory, once more."""
     directory = output or (results if results.is_dir() else results.parent)
     directory.mkdir(parents=True, exist_ok=True)
-    draw(load(results), directory)
+    draw(load(results), directory, load_guest(results))
     click.echo(directory / "benchmark.png")

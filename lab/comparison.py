@@ -13,7 +13,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -32,6 +32,10 @@ USUAL = "usual"
 """The links as the kernel makes them."""
 NO_TRAINS = "no-trains"
 """The links cut UDP trains into datagrams and gather received ones again, as most network cards do."""
+LIMITED = "limited"
+"""The links are narrow, long and lossy, so that what a tunnel does counts and not what its processor can."""
+GUEST: Final = "guest"
+"""The size of a run in a guest, and the directory of its results in that of the run it belongs to."""
 
 
 class Measure(NamedTuple):
@@ -126,6 +130,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     tcp_congestion_control: str
     features: dict[str, dict[str, bool]]
     """Offloads of the links, by setting."""
+    impairments: dict[str, dict[str, float]] = {}
+    """What happened to frames on each link in each direction, by setting; nothing where there is none."""
     sysctls: dict[str, str]
 
 
@@ -177,6 +183,20 @@ def load(path: Path) -> Comparison:
     return found
 
 
+def load_guest(path: Path) -> Comparison | None:
+    """Read the results of the guest that belong to a run's, named as for ``load``; None if there are none."""
+    directory = (path if path.is_dir() else path.parent) / GUEST
+    return load(directory) if (directory / FILE).exists() else None
+
+
+def measure_of(comparison: Comparison, key: str) -> Measure:
+    """Return a measure in the unit that suits a comparison: a guest's throughput is a small part of a Gbit/s."""
+    measure = MEASURES[key]
+    if comparison.profile == GUEST and measure.unit == "Gbit/s":
+        return measure._replace(unit="Mbit/s", scale=measure.scale / 1e3)
+    return measure
+
+
 def values(comparison: Comparison, contender: str, measure: str, setting: str = USUAL) -> dict[int, float]:
     """Return a contender's figures by repetition, in base units; without those that failed."""
     if measure in ADDED:
@@ -220,7 +240,7 @@ def summary(comparison: Comparison, contender: str, measure: str, setting: str =
     found = summarise(values(comparison, contender, measure, setting))
     if found is None:
         return None
-    scale = MEASURES[measure].scale
+    scale = measure_of(comparison, measure).scale
     return Summary(found.median / scale, found.low / scale, found.high / scale, found.number)
 
 
@@ -247,6 +267,17 @@ def absence(comparison: Comparison, contender: str, measure: str, setting: str =
     if found.failures:
         return f"failed: {found.failures[-1]}"
     return "not measured"
+
+
+def limits(comparison: Comparison) -> str:
+    """Return what happens to frames on narrow links, in words; empty if there are none."""
+    found = comparison.conditions.impairments.get(LIMITED)
+    if found is None:
+        return ""
+    return (
+        f"narrow links: {found['rate_bps'] / 1e6:g} Mbit/s, {found['delay_ms']:g} ms and "
+        f"{found['loss'] * 100:g} % loss each way"
+    )
 
 
 def measured(comparison: Comparison) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from lab.comparison import NO_TRAINS, USUAL
+from lab.comparison import GUEST, LIMITED, NO_TRAINS, USUAL
 from lab.host import Host
 from lab.machine import LOAD_PAUSE_S
 from lab.probes.iperf3 import TransferProbe, TransferSpec
@@ -109,16 +109,23 @@ class Measurement:
 class Profile:
     """The size of a run."""
 
-    name: Literal["quick", "usual", "full"]
+    name: Literal["quick", "usual", "full", "guest"]
     repetitions: int
     entrants: tuple[str, ...]
     measurements: tuple[Measurement, ...]
     costs: bool = False
     """Whether the C engine's steps are also measured on their own."""
+    start_s: float = _START_S
+    """How long a contender takes to come up and go down, about."""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The settings measured in, in order."""
+        return tuple(dict.fromkeys(each.setting for each in self.measurements))
 
     def turn_s(self) -> float:
         """Return about how long one contender takes in one repetition."""
-        return LOAD_PAUSE_S + _START_S + sum(each.seconds for each in self.measurements)
+        return LOAD_PAUSE_S + self.start_s + sum(each.seconds for each in self.measurements)
 
 
 def transfer(
@@ -208,6 +215,25 @@ PROFILES: Mapping[str, Profile] = {
                 rate_search("udp-64", duration_s=1.0),
                 _tcp_1(NO_TRAINS, duration_s=5, warm_up_s=1.0),
                 _tcp_4(NO_TRAINS, duration_s=5, warm_up_s=1.0),
+            ),
+        ),
+        Profile(
+            name=GUEST,
+            repetitions=5,
+            start_s=16.0,
+            entrants=(
+                "plain",
+                "centipede",
+                "centipede-2x",
+                "centipede-python",
+                "centipede-python-2x",
+                "wireguard-go",
+                "wireguard-kernel",
+            ),
+            measurements=(
+                round_trips("ping-idle", count=100, interval_s=0.02),
+                _tcp_1(USUAL, duration_s=4, warm_up_s=1.0),
+                _tcp_1(LIMITED, duration_s=10, warm_up_s=2.0),
             ),
         ),
     )

@@ -6,7 +6,7 @@ that is known of the machine and the programs.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 from markupsafe import Markup
@@ -18,6 +18,8 @@ from rich.text import Text
 from lab.comparison import (
     ADDED,
     BASELINE,
+    GUEST,
+    LIMITED,
     MEASURES,
     NO_TRAINS,
     RIVAL,
@@ -28,6 +30,8 @@ from lab.comparison import (
     Summary,
     absence,
     at_least,
+    limits,
+    measure_of,
     measured,
     ratios,
     render,
@@ -36,7 +40,11 @@ from lab.comparison import (
 )
 from lab.palette import COLOURS
 
-SETTINGS = {USUAL: "", NO_TRAINS: ", links without UDP segmentation offload"}
+SETTINGS = {
+    USUAL: "",
+    NO_TRAINS: ", links without UDP segmentation offload",
+    LIMITED: ", over two narrow, lossy links",
+}
 """What a setting adds to the name of a measure."""
 _TERMINAL_COLUMNS = {
     "tcp-1": "TCP 1\nGbit/s",
@@ -48,6 +56,12 @@ _TERMINAL_COLUMNS = {
     "cpu": "CPU\ns/GB",
 }
 """Measures of the table for the terminal and their headings. With these it fits 80 columns."""
+_GUEST_COLUMNS = {
+    ("tcp-1", USUAL): "TCP 1\nMbit/s",
+    ("tcp-1", LIMITED): "narrow links\nMbit/s",
+    ("added-idle", USUAL): "idle\n+µs",
+}
+"""The same for a guest's, with settings."""
 
 
 class Cell(NamedTuple):
@@ -111,14 +125,17 @@ def cell(comparison: Comparison, contender: str, measure: str, setting: str = US
 
 def render_table(comparison: Comparison) -> Group:
     """Return the main figures as a table for the terminal."""
-    there = {measure for measure, setting in measured(comparison) if setting == USUAL}
-    shown = [measure for measure in _TERMINAL_COLUMNS if measure in there]
+    there = measured(comparison)
+    columns = (
+        _GUEST_COLUMNS if comparison.profile == GUEST else {(m, USUAL): title for m, title in _TERMINAL_COLUMNS.items()}
+    )
+    shown = [column for column in columns if column in there]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    for measure in shown:
-        table.add_column(_TERMINAL_COLUMNS[measure], justify="right", no_wrap=True)
+    for column in shown:
+        table.add_column(columns[column], justify="right", no_wrap=True)
     for contender in comparison.contenders:
-        cells = [cell(comparison, contender.key, measure) for measure in shown]
+        cells = [cell(comparison, contender.key, *column) for column in shown]
         table.add_row(contender.label, *(Text(each.short, style="bold") for each in cells))
         if any(each.ratio for each in cells):
             table.add_row(f"  × {RIVAL}", *(each.short_ratio for each in cells), style="dim")
@@ -128,12 +145,13 @@ def render_table(comparison: Comparison) -> Group:
         for reason in dict.fromkeys((contender.unavailable, *contender.failures))
         if reason
     ]
-    heading = f"Median of {comparison.repetitions}; × is the ratio to {RIVAL}, formed in each repetition."
+    where = f"In a guest, {comparison.machine.virtualization}: m" if comparison.profile == GUEST else "M"
+    heading = f"{where}edian of {comparison.repetitions}; × is the ratio to {RIVAL}, formed in each repetition."
     return Group(Text(heading), table, *(Text(line) for line in reasons))
 
 
-def render_report(comparison: Comparison, chart_svg: str) -> str:
-    """Return the page. ``chart_svg`` is the chart, which becomes part of it."""
+def render_report(comparison: Comparison, chart_svg: str, guest: Comparison | None = None) -> str:
+    """Return the page. ``chart_svg`` is the chart, which becomes part of it; ``guest`` gets a part of its own."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lab"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -143,24 +161,38 @@ def render_report(comparison: Comparison, chart_svg: str) -> str:
         chart=Markup(chart_svg[chart_svg.index("<svg") :]),  # noqa: S704 - our own drawing, without the XML header
         colours=COLOURS,
         rival=RIVAL,
-        measures=[
-            (MEASURES[measure], SETTINGS.get(setting, f", {setting}"), _rows(comparison, measure, setting))
+        measure_names={key: measure.label for key, measure in MEASURES.items()},
+        own=_part(comparison),
+        guest=None if guest is None else _part(guest),
+        limits="" if guest is None else limits(guest),
+    )
+
+
+def _part(comparison: Comparison) -> dict[str, Any]:
+    """What the page says of one comparison."""
+    return {
+        "run": comparison,
+        "measures": [
+            (
+                measure_of(comparison, measure),
+                SETTINGS.get(setting, f", {setting}"),
+                _rows(comparison, measure, setting),
+            )
             for measure, setting in measured(comparison)
         ],
-        samples=[(sample, _sample_value(sample)) for sample in comparison.samples],
-        labels={contender.key: contender.label for contender in comparison.contenders},
-        measure_names={key: measure.label for key, measure in MEASURES.items()},
-    )
+        "samples": [(sample, _sample_value(comparison, sample)) for sample in comparison.samples],
+        "labels": {contender.key: contender.label for contender in comparison.contenders},
+    }
 
 
 def _rows(comparison: Comparison, measure: str, setting: str) -> list[tuple[Contender, Cell]]:
     return [(contender, cell(comparison, contender.key, measure, setting)) for contender in comparison.contenders]
 
 
-def _sample_value(sample: Sample) -> str:
+def _sample_value(comparison: Comparison, sample: Sample) -> str:
     if sample.value is None:
         return sample.failure
-    measure = MEASURES[sample.measure]
+    measure = measure_of(comparison, sample.measure)
     return f"{render(sample.value / measure.scale)} {measure.unit}"
 
 
