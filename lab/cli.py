@@ -52,7 +52,12 @@ class _Group(click.Group):
     Commands that draw live in modules of their own, imported when asked for: their libraries take a while to load.
     """
 
-    elsewhere: ClassVar = {"bench": "lab.bench_cli", "chart": "lab.chart", "guest": "lab.guest_cli", "report": "lab.matrix"}
+    elsewhere: ClassVar = {
+        "bench": "lab.bench_cli",
+        "chart": "lab.chart",
+        "guest": "lab.guest_cli",
+        "report": "lab.matrix",
+    }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self.elsewhere])
