@@ -52,7 +52,7 @@ def test_interface_settings(world: World) -> None:
     world.a.configure(world.b, interface="mtu = 1380", allowed_ips='["10.7.0.2", "10.99.0.0/16", "fd99::/64"]')
     world.a.up()
     (link,) = json.loads(world.a.host.run(["ip", "-json", "addr", "show", NAME]).stdout)
-    assert (link["mtu"], link["txqlen"]) == (1380, 1000)
+    assert (link["mtu"], link["txqlen"]) == (1380, 5000)
     assert "UP" in link["flags"]
     assert sorted(f"{each['local']}/{each['prefixlen']}" for each in link["addr_info"]) == ["10.7.0.1/24", "fd07::1/64"]
     routes = {
