@@ -13,7 +13,7 @@ from rich.console import Console
 from lab import comparison, setup
 from lab.bench import Bench, chosen, failed
 from lab.chart import draw
-from lab.comparison import GUEST, Comparison
+from lab.comparison import Comparison
 from lab.contest import PROFILES, Entrant
 from lab.errors import LabError
 from lab.guest import make_available
@@ -113,8 +113,8 @@ def _tell_where_else(result: Comparison, where: str, guest: Comparison | None, t
     if contender is None or not contender.unavailable:
         return
     if guest is not None:
-        contender.unavailable += "; it is measured in a guest, in a chart of its own"
+        contender.unavailable += "; below it is measured in a guest"
     elif trouble:
-        contender.unavailable += f"; nor could it be measured in a guest: {trouble.splitlines()[0]}"
+        contender.unavailable += f"; a guest failed: {trouble.splitlines()[0]}"
     elif where == "auto":
-        contender.unavailable += f"; {_GUEST_COMMAND} measures it in a {GUEST}"
+        contender.unavailable += f"; in a guest: {_GUEST_COMMAND}"
