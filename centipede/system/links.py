@@ -32,7 +32,8 @@ LEAST_MTU = 1280
 """Of an interface: with less it loses its IPv6 addresses."""
 TX_QUEUE_LENGTH = 5000
 """Packets the TUN device holds for us. The kernel's 500 are gone within one scheduler tick at 120,000 packets/s, and on
-a busy machine a daemon may wait for the processor for many ticks."""
+a busy machine a daemon may wait for the processor for many ticks.
+"""
 GSO_MAX_BYTES = 61440
 """Largest superpacket the TUN device hands over: with 32 bytes more per segment it still fits one UDP send."""
 
