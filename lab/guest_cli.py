@@ -1,7 +1,9 @@
-"""``python -m lab guest``: fetch the guest's kernel, run a command in a guest, open a shell in one."""
+"""``python -m lab guest``: fetch the guest's kernel, run a command or a shell in a guest, calibrate links in one."""
 
 from __future__ import annotations
 
+import datetime as dt
+import platform
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -12,7 +14,9 @@ import click
 from lab import guest_kernel
 from lab.accelerator import Accelerator
 from lab.guest import LIMIT_S, MEMORY_MIB, Guest, accelerator, available
+from lab.namespace import ensure_privileged
 from lab.registry import RunDirectory
+from lab.results import new_directory
 
 _out = click.option(
     "--out",
@@ -77,6 +81,21 @@ def run(
             stderr=sys.stderr.fileno(),
         )
     sys.exit(done.status)
+
+
+@guest.command()
+@click.option("--results", type=click.Path(path_type=Path, file_okay=False), help="Where results go; must be new.")
+def calibrate(results: Path | None) -> None:
+    """Measure the lab's link emulator here and netem in a guest, and put both beside what was asked of them."""
+    from lab import guest_calibration  # here, for it and what it needs take a while to load
+
+    ensure_privileged()
+    directory = results or new_directory(Path("results"), dt.datetime.now(dt.UTC), platform.node())
+    directory.mkdir(parents=True, exist_ok=True)
+    found = guest_calibration.calibrate(directory, lambda line: click.echo(line, err=True))
+    for line in guest_calibration.lines(found):
+        click.echo(line)
+    click.echo(f"results are in {directory / guest_calibration.FILE}", err=True)
 
 
 @guest.command()
