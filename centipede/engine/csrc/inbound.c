@@ -401,7 +401,7 @@ late_error(int error)
 }
 
 /* Take a batch of datagrams from one socket. */
-void
+size_t
 inbound_read(struct worker *w, unsigned local)
 {
 	struct local *l = w->locals[local];
@@ -415,10 +415,10 @@ inbound_read(struct worker *w, unsigned local)
 	n = recvmmsg(fd, w->headers, w->receive_messages, MSG_DONTWAIT, NULL);
 	if (n == -1) {
 		if (errno == EAGAIN || errno == EINTR || late_error(errno))
-			return;
+			return (0);
 		drop(w->drops, DROP_RECEIVE_FAILED, 1);
 		w->local_rests_ns[local] = w->now_ns + REST_AFTER_FAILURE_NS;
-		return;
+		return (0);
 	}
 	for (i = 0; i < n; i++) {
 		total += w->headers[i].msg_len;
@@ -428,4 +428,5 @@ inbound_read(struct worker *w, unsigned local)
 	flush(w);
 	/* Few long trains at a time stay in the cache; many short messages save system calls. */
 	w->receive_messages = total / (size_t)(n > 0 ? n : 1) > RECEIVE_BYTES / 4 ? 4 : RECEIVE_MESSAGES;
+	return (total);
 }

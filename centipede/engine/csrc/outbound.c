@@ -197,7 +197,7 @@ outbound_waiting(struct worker *w)
 }
 
 /* Take a batch of packets from the TUN queue. */
-void
+size_t
 outbound_read(struct worker *w)
 {
 	uint8_t *packet = w->tun_bytes + CACHE_LINE;
@@ -224,4 +224,5 @@ outbound_read(struct worker *w)
 		outbound_packet(w, packet, (size_t)n - header, header != 0 ? &vnet : NULL);
 	}
 	trains_send(&w->trains);
+	return (total);
 }

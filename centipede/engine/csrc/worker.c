@@ -9,6 +9,11 @@
 #include "engine_private.h"
 #include "worker.h"
 
+#define BULK_BYTES		16384			/* a round with so much is bulk */
+#define BULK_NS			(1000 * NS_PER_US)	/* and so are those soon after it */
+#define CONTENDED_YIELD_NS	(40 * NS_PER_US)	/* a yield this long means that others have work for this core */
+#define CONTENDED_NS		(10000 * NS_PER_US)
+
 enum {
 	POLL_WAKE,
 	POLL_TUN,
@@ -98,33 +103,58 @@ static bool
 serve(struct worker *w)
 {
 	eventfd_t ignored;
+	size_t bytes = 0;
 	unsigned i;
 	bool served = false;
 
 	if (w->polled[POLL_WAKE].revents != 0)
 		(void)eventfd_read(w->wake_fd, &ignored);
 	if (w->polled[POLL_TUN].revents != 0) {
-		outbound_read(w);
+		bytes += outbound_read(w);
 		served = true;
 	}
 	for (i = 0; i < w->local_count; i++)
 		if (w->polled[POLL_LOCALS + i].revents != 0) {
-			inbound_read(w, i);
+			bytes += inbound_read(w, i);
 			served = true;
 		}
+	if (served)
+		w->served_ns = w->now_ns;
+	if (bytes >= BULK_BYTES)
+		w->no_spin_ns = w->now_ns + BULK_NS;
 	return (served);
 }
 
+static bool
+may_spin(const struct worker *w)
+{
+	return (w->now_ns - w->served_ns < w->engine->spin_ns && w->now_ns >= w->no_spin_ns);
+}
+
 /*
- * The loop. With nothing to do the worker looks again for a short while, since waking a thread costs more than most
- * packets, and lets others run meanwhile: spinning without yielding would starve the process whose answer it waits for.
- * What arrived before a change is served once more under the old state.
+ * The time to poll for when there is nothing to do: none, to look again, or for ever.
+ *
+ * Waking a thread costs more than a small packet does, and the answer to one often comes within microseconds, so the
+ * worker looks again for a short while and lets others run meanwhile: spinning without yielding would starve the process
+ * whose answer it waits for. It does not spin where that gains nothing or harms: bulk pays for its wake-ups, and where
+ * others have long work for this core, each yield costs the worker its place in the queue, sleeping does not.
  */
+static int
+idle(struct worker *w)
+{
+	if (!may_spin(w))
+		return (-1);
+	sched_yield();
+	if (now_ns() - w->now_ns > CONTENDED_YIELD_NS)
+		w->no_spin_ns = w->now_ns + CONTENDED_NS;
+	return (0);
+}
+
+/* The loop. What arrived before a change is served once more under the old state. */
 static void
 run(struct worker *w)
 {
 	struct engine *e = w->engine;
-	uint64_t last_served_ns = 0;
 	int n, timeout = -1, wait = -1;
 	bool changed;
 
@@ -132,13 +162,7 @@ run(struct worker *w)
 		changed = atomic_load_explicit(&e->epoch, memory_order_acquire) != w->epoch;
 		n = poll(w->polled, POLL_LOCALS + w->local_count, changed ? 0 : leave_resting(w, wait));
 		w->now_ns = w->trains.now_ns = now_ns();
-		if (n > 0 && serve(w)) {
-			last_served_ns = w->now_ns;
-			timeout = e->spin_ns > 0 ? 0 : -1;
-		} else if (w->now_ns - last_served_ns >= e->spin_ns)
-			timeout = -1;
-		else
-			sched_yield();
+		timeout = n > 0 && serve(w) && may_spin(w) ? 0 : idle(w);
 		if (unlikely(changed))
 			worker_adopt(w);
 		wait = likely(w->reorder_count == 0) ? timeout : inbound_end_waits(w, timeout);

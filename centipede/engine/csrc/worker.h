@@ -46,6 +46,8 @@ struct worker {
 	struct aead	*aead;
 	struct ring	*ring;
 	uint64_t	 now_ns;
+	uint64_t	 served_ns;	/* when there was something to do last */
+	uint64_t	 no_spin_ns;	/* sleeps at once until then */
 
 	_Alignas(CACHE_LINE) counter_t drops[DROP_REASONS];
 
@@ -78,13 +80,13 @@ void	 worker_adopt(struct worker *);
 bool	 worker_tell(struct worker *, struct engine_event *, const uint8_t *data, size_t data_bytes);
 
 /* outbound.c: TUN -> route -> plan -> seal -> trains -> paths */
-void	 outbound_read(struct worker *);
+size_t	 outbound_read(struct worker *);	/* the bytes it read */
 void	 outbound_packet(struct worker *, uint8_t *packet, size_t bytes, const struct virtio_net_hdr *);
 void	 outbound_waiting(struct worker *);
 
 /* inbound.c: socket -> header -> session -> window -> open -> window -> path -> inner packet -> TUN */
 void	 inbound_init(struct worker *);
-void	 inbound_read(struct worker *, unsigned local);
+size_t	 inbound_read(struct worker *, unsigned local);	/* the bytes it read */
 /* End the waits that are over; the ms until the next one is, or `timeout` if that is sooner (-1: never). */
 int	 inbound_end_waits(struct worker *, int timeout);
 /* Before the worker takes up another snapshot: deliver what may not wait under it. */
