@@ -9,6 +9,7 @@ import errno
 import platform
 import tempfile
 from base64 import b64encode
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ class WireguardKernel(Wireguard):
     label = "Kernel WireGuard"
 
     def __init__(self) -> None:
-        self._ends: list[TunnelEnd] = []
+        self._made: list[tuple[TunnelEnd, Callable[[], None]]] = []
+        """The ends that are up, and how each was made."""
 
     def unavailable(self) -> str | None:
         return _refusal()
@@ -39,17 +41,31 @@ class WireguardKernel(Wireguard):
         return {"kernel": platform.release()}
 
     def up_end(self, end: TunnelEnd, far: TunnelEnd, own: WireguardKeys, peer: bytes, options: TunnelOptions) -> None:
-        self._ends.append(end)
-        _configure(end, far, own.private, peer, options)
-        set_up_interface(end, INTERFACE, options)
+        def make() -> None:
+            _configure(end, far, own.private, peer, options)
+            set_up_interface(end, INTERFACE, options)
+
+        self._made.append((end, make))
+        make()
 
     def down(self) -> None:
-        def remove(netlink: IPRoute) -> None:
-            for index in netlink.link_lookup(ifname=INTERFACE):
-                netlink.link("del", index=index)
+        while self._made:
+            _remove(self._made.pop()[0])
 
-        while self._ends:
-            self._ends.pop().host.netlink(remove)
+    def restart(self, end: TunnelEnd) -> None:
+        """Make the interface of an end anew, with its keys: there is no program, but this is what one would do."""
+        for owner, make in self._made:
+            if owner is end:
+                _remove(end)
+                make()
+
+
+def _remove(end: TunnelEnd) -> None:
+    def remove(netlink: IPRoute) -> None:
+        for index in netlink.link_lookup(ifname=INTERFACE):
+            netlink.link("del", index=index)
+
+    end.host.netlink(remove)
 
 
 def _configure(end: TunnelEnd, far: TunnelEnd, private: bytes, peer: bytes, options: TunnelOptions) -> None:
