@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from lab.comparison import USUAL, Comparison, Conditions, Contender, Sample
 from lab.contest import ENTRANTS
-from lab.machine import Load, Machine
+from lab.machine import Load
 from lab.probes.cpu import CpuUse
+from tests.unit.runs import MACHINE
 
 Figures = Mapping[str, Mapping[str, Sequence[float | None]]]
 """Contender -> measure -> base-unit value of each repetition, None for one that failed."""
@@ -43,18 +44,7 @@ def make_comparison(figures: Figures = FIGURES, *others: Contender) -> Compariso
         began_at="2026-01-02T03:04:05+00:00",
         seconds=12.5,
         repetitions=3,
-        machine=Machine(
-            host="desk",
-            system="Debian GNU/Linux 12 (bookworm)",
-            kernel="6.1.0",
-            architecture="x86_64",
-            processor="Some <Processor>",
-            cores=2,
-            memory_bytes=24 << 30,
-            virtualization="kvm",
-            tools={"iperf3": "3.12"},
-            git={"commit": "0123456789abcdef0123", "state": "clean"},
-        ),
+        machine=MACHINE,
         conditions=Conditions(
             mtu=1420,
             txqueuelen=5000,
