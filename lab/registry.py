@@ -80,7 +80,8 @@ def dead_runs() -> list[Path]:
     dead = []
     for path in sorted(base_directory().iterdir()):
         with contextlib.suppress(FileNotFoundError):
-            if path.is_dir() and not _alive((path / _OWNER).read_text()):
+            owner = (path / _OWNER).read_text() if path.is_dir() else ""
+            if owner and not _alive(owner):  # one that is just being written is not dead
                 dead.append(path)
     return dead
 

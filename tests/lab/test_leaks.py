@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,14 +117,29 @@ def test_a_killed_run_leaves_a_directory_which_clean_removes(tmp_path: Path) -> 
     assert [path for path in report["clean"]["files"] if "/" in path] == []
 
 
-def test_clean_does_not_touch_a_run_that_lives() -> None:
-    run = registry.RunDirectory()
-    try:
-        assert not any(run.path.name in line for line in registry.clean())
+@pytest.fixture
+def own_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A base directory that no other test's runs are in: cleaning the common one would hide what they leave behind."""
+    with tempfile.TemporaryDirectory(prefix="cpd-") as temporary:
+        monkeypatch.setattr(tempfile, "tempdir", temporary)
+        yield registry.base_directory()
+
+
+def test_clean_does_not_touch_a_run_that_lives(own_runs: Path) -> None:
+    with contextlib.closing(registry.RunDirectory()) as run:
+        assert run.path.parent == own_runs
+        assert registry.clean() == []
         assert run.path.is_dir()
-    finally:
-        run.close()
     assert not run.path.exists()
+
+
+def test_clean_does_not_touch_a_run_that_is_being_recorded(own_runs: Path) -> None:
+    (own_runs / "begun").mkdir()
+    assert registry.clean() == []
+    (own_runs / "begun" / "owner").touch()
+    assert registry.clean() == []
+    (own_runs / "begun" / "owner").write_text("1 1 another-boot")
+    assert registry.clean() == [f"removed {own_runs / 'begun'}"]
 
 
 def test_three_runs_at_once_do_not_meet(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -124,7 +125,12 @@ kernel = msgspec.json.decode(sys.argv[1], type=GuestKernel)
 Guest(kernel, Accelerator.TCG, processors=1).run(["true"], out=Path(sys.argv[2]))
 """
     argv = [sys.executable, "-c", script, msgspec.json.encode(guest.kernel).decode(), str(out)]
-    with subprocess.Popen(argv, cwd=ROOT) as starter:
+    # A killed process cannot remove its run's directory, so that goes with a place of its own; not pytest's, whose path
+    # may be too long for sockets.
+    with (
+        tempfile.TemporaryDirectory(prefix="cpd-") as temporary,
+        subprocess.Popen(argv, cwd=ROOT, env={**os.environ, "TMPDIR": temporary}) as starter,
+    ):
         wait_until((out / "guest" / "started").exists, timeout_s=30.0, what="the start of a guest")
         pid = int((out / "guest" / "pid").read_text())
         assert not ended(pid)
