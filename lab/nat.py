@@ -25,6 +25,7 @@ can no longer put the old port back.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 from pyroute2 import NFCTSocket
@@ -33,6 +34,8 @@ from lab.errors import LabError
 from lab.host import Host
 
 _TABLE = "nat"
+_REFUSED_S = 600
+"""How long it is remembered who was not let in."""
 _INTERFACE_BYTES_MAX = 15
 
 
@@ -67,6 +70,14 @@ class Mapping(msgspec.Struct, frozen=True):
 
     inside: tuple[str, int]
     outside: tuple[str, int]
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """UDP datagrams from outside that were not let in."""
+
+    source: tuple[str, int]
+    port: int
+    """Where they knocked: a port of the outside address."""
 
 
 def ruleset(plan: NatPlan, generation: int) -> str:
@@ -112,7 +123,19 @@ def ruleset(plan: NatPlan, generation: int) -> str:
         lines += _chain("learn", "type filter hook postrouting priority srcnat + 10", *learn)
     # Were an unexpected packet to reach the router itself, it would be tracked as a flow of the router's own, hold the
     # port, and so take it from the inside endpoint that is about to open the same flow: no hole could be punched.
-    lines += _chain("unasked", "type filter hook input priority filter", f"iifname {outside} ct state new drop")
+    lines += [
+        "  set refused {",
+        "    type ipv4_addr . inet_service . inet_service",
+        f"    flags dynamic,timeout; timeout {_REFUSED_S}s; size 65535",
+        "  }",
+    ]
+    unasked = f"iifname {outside} ct state new"
+    lines += _chain(
+        "unasked",
+        "type filter hook input priority filter",
+        f"{unasked} meta l4proto udp update @refused {{ ip saddr . udp sport . udp dport }}",
+        f"{unasked} drop",
+    )
     lines += _chain(
         "through",
         "type filter hook forward priority filter; policy drop",
@@ -179,18 +202,25 @@ class Nat:
         """Return the mappings that a cone remembers now. A symmetric NAT has none beyond its flows."""
         if self.plan.kind is NatKind.SYMMETRIC:
             return []
-        listed = self.router.run(["nft", "-j", "list", "map", "ip", _TABLE, "mapped"]).stdout
-        found = []
-        for item in msgspec.json.decode(listed)["nftables"]:
-            for inside, outside in item.get("map", {}).get("elem", ()):
-                key = inside["elem"]["val"] if "elem" in inside else inside
-                found.append(Mapping(inside=tuple(key["concat"]), outside=tuple(outside["concat"])))
-        return found
+        return [
+            Mapping(inside=tuple(_concat(inside)), outside=tuple(_concat(outside)))
+            for inside, outside in self._elements("map", "mapped")
+        ]
+
+    def refusals(self) -> set[Refusal]:
+        """Return who was not let in lately, and where they knocked."""
+        found = (_concat(element) for element in self._elements("set", "refused"))
+        return {Refusal(source=(address, source), port=port) for address, source, port in found}
 
     def remove(self) -> None:
         """Take the rules and all flows away. Twice is harmless."""
         self.router.run(["nft", "-f", "-"], input=f"table ip {_TABLE}\ndelete table ip {_TABLE}\n")
         self.router.call(_flush_flows)
+
+    def _elements(self, kind: str, name: str) -> list[Any]:
+        listed = self.router.run(["nft", "-j", "list", kind, "ip", _TABLE, name]).stdout
+        items = msgspec.json.decode(listed)["nftables"]
+        return [element for item in items for element in item.get(kind, {}).get("elem", ())]
 
     def _load(self) -> None:
         self._generation += 1
@@ -198,6 +228,12 @@ class Nat:
             self.router.run(["nft", "-f", "-"], input=ruleset(self.plan, self._generation))
         except LabError as error:
             raise LabError(f"no {self.plan.kind} NAT on {self.router.name}: {error}") from None
+
+
+def _concat(element: Any) -> list[Any]:
+    """The fields of an element of a set or map, as nft's JSON has it."""
+    value = element["elem"]["val"] if "elem" in element else element
+    return list(value["concat"])
 
 
 def _flush_flows() -> None:

@@ -24,7 +24,7 @@ from pyroute2 import NFCTSocket
 from lab.host import Host
 from lab.link import EndPlan, LinkPlan
 from lab.namespace import can_make
-from lab.nat import Mapping, Nat, NatKind, NatPlan
+from lab.nat import Mapping, Nat, NatKind, NatPlan, Refusal
 from lab.process import wait_until
 from lab.topology import HostPlan, Plan, RoutePlan, Topology
 
@@ -189,10 +189,13 @@ def test_filtering(topology: Topology, endpoints: Endpoints, kind: NatKind) -> N
         NatKind.PORT_RESTRICTED: set(),
         NatKind.SYMMETRIC: set(),
     }
-    with nat_on(topology, kind):
+    with nat_on(topology, kind) as nat:
         inside = endpoints.open("inside1")
         mapped = endpoints.seen_as(inside, friend)
+        assert nat.refusals() == set()
         assert admitted(endpoints, inside, friend, mapped) == lets_in[kind]
+        strangers = set(endpoints.server) - {friend} - lets_in[kind]
+        assert nat.refusals() == {Refusal(source=stranger, port=mapped[1]) for stranger in strangers}
 
 
 @pytest.mark.parametrize("kind", CONES)
