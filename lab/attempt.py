@@ -25,18 +25,22 @@ from lab.capture import capture
 from lab.drop_counters import drop_counters
 from lab.errors import LabError
 from lab.host import Host
+from lab.link import Interface
 from lab.machine import sysctls
 from lab.measurement import Ground, Measurement, Running, flatten
+from lab.meeting import Guest, Meeting, MeetingRecord, inner
+from lab.nat_theory import Site
 from lab.observer import Observer
 from lab.offloads import features
 from lab.pace import slowness
 from lab.process import Process
 from lab.results import EventRecord, InterfaceFacts, LinkFacts, ProbeRecord, ProcessRecord
-from lab.scenario import INNER, Scenario, Side
+from lab.scenario import INNER, MeetingModel, Scenario, Side
 from lab.timeline import Event, Stage
 from lab.topology import Topology
 from lab.tracks import PathTrack
 from lab.tunnels.base import Tunnel, TunnelEnd, TunnelOptions
+from lab.tunnels.mesh import Mesh
 from lab.tunnels.plain import Plain
 
 _LATE_S = 0.5
@@ -54,6 +58,7 @@ class Record:
     timeline: list[EventRecord] = field(default_factory=list)
     probes: dict[str, ProbeRecord] = field(default_factory=dict)
     processes: list[ProcessRecord] = field(default_factory=list)
+    meeting: MeetingRecord | None = None
     paths: list[PathTrack] = field(default_factory=list)
     states: dict[str, Any] = field(default_factory=dict)
     discards: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -84,7 +89,10 @@ class Attempt:
         try:
             with Topology.build(self._scenario.plan()) as topology, budget.watching(topology):
                 try:
-                    self._with_topology(topology, budget)
+                    if self._scenario.meeting is not None:
+                        self._meet(self._scenario.meeting, topology, budget)
+                    else:
+                        self._with_topology(topology, budget)
                 finally:
                     self._keep_logs(topology)
         except LabError:
@@ -103,6 +111,30 @@ class Attempt:
             self._measure(topology, budget)
             for side in SIDES:
                 self.record.states[side] = self._state(side)
+
+    def _meet(self, meeting: MeetingModel, topology: Topology, budget: Budget) -> None:
+        assert isinstance(self._tunnel, Mesh)
+        self._note_links(topology)
+        try:
+            third = self._mesh_end(topology, meeting.third, inner("third"))
+            left, right = (
+                [self._guest(topology, host, inner(side, number)) for number, host in enumerate(hosts)]
+                for side, hosts in (("left", meeting.left), ("right", meeting.right))
+            )
+            self.record.meeting = Meeting(self._tunnel, topology, third, left, right, self.options).hold(budget.check)
+        finally:
+            self._tunnel.down()
+
+    def _guest(self, topology: Topology, host: str, inner: tuple[Interface, ...]) -> Guest:
+        nat = self._scenario.nat_before(host)
+        site = Site.NONE if nat is None else Site(nat.kind.value)
+        return Guest(site, self._mesh_end(topology, host, inner), None if nat is None else nat.router)
+
+    def _mesh_end(self, topology: Topology, host: str, inner: tuple[Interface, ...]) -> TunnelEnd:
+        found = self._scenario.addresses[self._scenario.link_of(host).name, host]
+        outer = tuple(address.ip for address in found if address.version == self._scenario.tunnel.ip_version)
+        found_at = None if self._scenario.nat_before(host) is None else ()
+        return TunnelEnd(host=topology.host(host), inner=inner, outer=outer, found_at=found_at)
 
     def _measure(self, topology: Topology, budget: Budget) -> None:
         before = {process: process.cpu_seconds() for process, _ in self._programs(topology)}

@@ -16,6 +16,9 @@ from lab.measurement import Measurement
 STATES = ("left", "right")
 """What the tunnel says of itself at an end when all is over, named like a probe."""
 
+MEETING = "meeting"
+"""What a meeting found (lab/meeting.py), named like a probe."""
+
 
 class Outcome(Enum):
     """What became of an expectation."""
@@ -41,8 +44,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 class Expectation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[[expect]]``: a figure of a probe's result, such as ``stream.lost``, and one or two bounds.
 
-    ``left`` and ``right`` in place of a probe are what the tunnel says of itself at that end when all is over, such as
-    ``left.peers.0.session.rekeys`` of Centipede.
+    In place of a probe, ``meeting`` is what a meeting found; ``left`` and ``right`` are what the tunnel says of itself
+    at that end when all is over, such as ``left.peers.0.session.rekeys`` of Centipede.
     """
 
     figure: str
@@ -74,12 +77,12 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         outcome = Outcome.MEASURED if not self.binds(tunnel) else Outcome.MET if met else Outcome.MISSED
         return Judgement(figure=self.figure, bound=self.bound, found=found, met=met, outcome=outcome)
 
-    def problems(self, measurements: Mapping[str, Measurement]) -> Iterator[str]:
-        """Yield what is wrong with it, given the probes of the scenario."""
+    def problems(self, measurements: Mapping[str, Measurement], *, meeting: bool = False) -> Iterator[str]:
+        """Yield what is wrong with it, given the probes of the scenario and whether it is a meeting."""
         probe, _, rest = self.figure.partition(".")
         if not self.bound:
             yield f"expect {self.figure}: give equals, at_least or at_most"
-        if probe in STATES:
+        if probe in STATES or (meeting and probe == MEETING):
             return
         if probe not in measurements:
             yield f"expect {self.figure}: there is no probe {probe!r}"

@@ -21,6 +21,7 @@ import msgspec
 from lab.errors import LabError
 from lab.expectation import Judgement, Outcome
 from lab.machine import Load, Machine
+from lab.meeting import MeetingRecord
 from lab.tracks import PathTrack
 
 SCHEMA_VERSION = 1
@@ -126,6 +127,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     sysctls: dict[str, str] = {}
     timeline: list[EventRecord] = []
     probes: dict[str, ProbeRecord] = {}
+    meeting: MeetingRecord | None = None
+    """What became of the pairs, if it was a meeting."""
     paths: list[PathTrack] = []
     """What became of the tunnel's paths, where it tells."""
     processes: list[ProcessRecord] = []

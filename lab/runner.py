@@ -18,11 +18,11 @@ import msgspec
 from lab.attempt import Attempt, Record
 from lab.budget import Budget
 from lab.errors import LabError
-from lab.expectation import Judgement, Outcome
+from lab.expectation import MEETING, Judgement, Outcome
 from lab.machine import Machine, load
 from lab.results import FILE, RunResult, TunnelFacts, Verdict, dump
 from lab.scenario import Scenario
-from lab.tunnels import make_tunnel
+from lab.tunnels import make_mesh, make_tunnel
 from lab.tunnels.base import Tunnel
 
 ATTEMPTS = 3
@@ -63,7 +63,7 @@ class _Found:
 
 def execute(run: Run, results: Path, machine: Machine, tell: Callable[[str], None] = lambda line: None) -> RunResult:
     """Do a run, write its result below ``results`` and return it. Raises LabError for a tunnel that is not there."""
-    tunnel = make_tunnel(run.tunnel)
+    tunnel = make_tunnel(run.tunnel) if run.scenario.meeting is None else make_mesh(run.tunnel)
     directory = run.directory(results)
     directory.mkdir(parents=True)
     began_at = dt.datetime.now(dt.UTC)
@@ -95,6 +95,7 @@ def execute(run: Run, results: Path, machine: Machine, tell: Callable[[str], Non
         sysctls=found.record.sysctls,
         timeline=found.record.timeline,
         probes=found.record.probes,
+        meeting=found.record.meeting,
         paths=found.record.paths,
         processes=found.record.processes,
         states=found.record.states,
@@ -137,6 +138,8 @@ def judge(
         return Verdict.UNAVAILABLE, unavailable, []
     values: dict[str, Any] = dict(record.states)
     values.update({name: probe.result for name, probe in record.probes.items() if probe.result is not None})
+    if record.meeting is not None:
+        values[MEETING] = msgspec.to_builtins(record.meeting)
     judgements = [expectation.judge(run.tunnel, values) for expectation in run.scenario.expect]
     bound = any(expectation.binds(run.tunnel) for expectation in run.scenario.expect)
     errors = [f"{name}: {probe.error}" for name, probe in record.probes.items() if probe.error is not None]

@@ -124,6 +124,18 @@ class TunnelModel(_Model, frozen=True):
     """Centipede's ``[timing]``."""
 
 
+class MeetingModel(_Model, frozen=True):
+    """``[meeting]``: instead of two ends that are joined, many that know each other by key alone (lab/meeting.py).
+
+    Each host has one link; it is behind a NAT if that leads to one.
+    """
+
+    third: str
+    """A host that all can reach, which sees where they are."""
+    left: tuple[str, ...]
+    right: tuple[str, ...]
+
+
 class Scenario(_Model, frozen=True, dict=True):
     """A whole file. ``name`` is its stem."""
 
@@ -140,6 +152,7 @@ class Scenario(_Model, frozen=True, dict=True):
     expect: tuple[Expectation, ...] = ()
     route: tuple[RouteModel, ...] = ()
     nat: tuple[NatModel, ...] = ()
+    meeting: MeetingModel | None = None
     tunnels: tuple[str, ...] = ("centipede", "plain", "wireguard-go", "wireguard-kernel")
     """Whom it is run against in a full run; the first is the one it is for."""
     seed: int = 1
@@ -214,6 +227,15 @@ class Scenario(_Model, frozen=True, dict=True):
         """Return a tunnel end."""
         return self.tunnel.left if side == "left" else self.tunnel.right
 
+    def link_of(self, host: str) -> LinkModel:
+        """Return the first link of a host."""
+        return next(link for link in self.link if host in link.ends)
+
+    def nat_before(self, host: str) -> NatModel | None:
+        """Return the NAT that the first link of a host leads to, None if it leads to none."""
+        ends = self.link_of(host).ends
+        return next((nat for nat in self.nat if nat.router in ends), None)
+
     def _end_plan(self, link: LinkModel, number: int) -> EndPlan:
         host = link.ends[number]
         return EndPlan(host, self.addresses[link.name, host], link.sends.get(host, link.both))
@@ -274,6 +296,10 @@ class Scenario(_Model, frozen=True, dict=True):
                 yield from self._address_problems(f"link {link.name}", texts)
         yield from self._tunnel_problems(hosts, links)
         yield from self._event_problems(hosts, links)
+        if self.meeting is not None:
+            for name in (self.meeting.third, *self.meeting.left, *self.meeting.right):
+                if not any(name in link.ends for link in self.link):
+                    yield f"meeting: there is no host {name!r} with a link"
         for route in self.route:
             yield from (f"route: there is no host {name!r}" for name in (route.host, route.via) if name not in hosts)
         for nat in self.nat:
@@ -284,7 +310,11 @@ class Scenario(_Model, frozen=True, dict=True):
         measurements = {probe.name: probe for probe in self.probe}
         if len(measurements) < len(self.probe):
             yield "two probes have one name"
-        yield from (problem for expectation in self.expect for problem in expectation.problems(measurements))
+        yield from (
+            problem
+            for expectation in self.expect
+            for problem in expectation.problems(measurements, meeting=self.meeting is not None)
+        )
 
     def _tunnel_problems(self, hosts: list[str], links: Mapping[str, LinkModel]) -> Iterator[str]:
         for side in ("left", "right"):

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -42,7 +42,8 @@ from lab.tunnels.base import (
 
 Engine = Literal["auto", "python", "native"]
 
-_INTERFACE = "cpd0"
+INTERFACE = "cpd0"
+"""Name of the tunnel's interface at either end."""
 _LOOK_TIMEOUT_S = 1.0
 _LABELS: Mapping[Engine, str] = {
     "auto": "Centipede",
@@ -80,17 +81,21 @@ class Centipede(Tunnel):
                 (identities[0], left, identities[1], right),
                 (identities[1], right, identities[0], left),
             ):
-                _write_configuration(end, configuration(own, end, remote, far, self.engine, options))
+                write_configuration(end, configuration(own, end, remote, far, self.engine, options))
             self._start(left, right)
             wait_for_traffic(self, left, right, options.ready_timeout_s)
             if options.scheduler == "redundant" and len(left.outer) > 1:
                 self._wait_for_paths(left, right, options)
         except BaseException as error:
-            logs = "".join(tail for _, process in self._daemons if (tail := process.log_tail()) not in str(error))
-            self.down()
-            if isinstance(error, CentipedeError):
-                raise TunnelError(f"{self.label} did not come up: {error}{logs}") from error
+            self._give_up(error)
             raise
+
+    def _give_up(self, error: BaseException) -> None:
+        """Take down what is up, and say why as a TunnelError if it is a failure that can be told."""
+        logs = "".join(tail for _, process in self._daemons if (tail := process.log_tail()) not in str(error))
+        self.down()
+        if isinstance(error, CentipedeError):
+            raise TunnelError(f"{self.label} did not come up: {error}{logs}") from error
 
     def down(self) -> None:
         daemons, self._daemons = self._daemons, []
@@ -103,7 +108,7 @@ class Centipede(Tunnel):
         return [process for owner, process in self._daemons if owner is end]
 
     def interface(self, end: TunnelEnd) -> str:
-        return _INTERFACE
+        return INTERFACE
 
     def state(self, end: TunnelEnd) -> Any:
         """Return the daemon's ``show --json`` of this interface, None while it does not answer."""
@@ -142,7 +147,7 @@ class Centipede(Tunnel):
             for end in ends:
                 directory = _directory(end)
                 readiness = stack.enter_context(Readiness(directory / "notify"))
-                argv: list[str | Path] = [sys.executable, "-m", "centipede", "run", directory / f"{_INTERFACE}.toml"]
+                argv: list[str | Path] = [sys.executable, "-m", "centipede", "run", directory / f"{INTERFACE}.toml"]
                 argv += ["--runtime-dir", directory / "run", "--state-dir", directory / "state"]
                 process = end.host.start(argv, env={"NOTIFY_SOCKET": readiness.address})
                 self._daemons.append((end, process))
@@ -150,7 +155,7 @@ class Centipede(Tunnel):
             for process, readiness in started:
                 process.wait_ready(readiness.reached, timeout_s=self._options.ready_timeout_s)
         for end in ends:
-            set_queue_length(end, _INTERFACE, self._options.txqueuelen)
+            set_queue_length(end, INTERFACE, self._options.txqueuelen)
 
     def _wait_for_paths(self, left: TunnelEnd, right: TunnelEnd, options: TunnelOptions) -> None:
         links = len(left.outer)
@@ -167,17 +172,27 @@ def configuration(
     own: Identity, end: TunnelEnd, remote: Identity, far: TunnelEnd, engine: Engine, options: TunnelOptions
 ) -> str:
     """Return the text of an end's configuration file."""
-    listen = end.listen or options.listen or tuple(str(endpoint) for endpoint in _listen(end))
-    interface: dict[str, Any] = {
+    interface, peer = interface_table(own, end, engine, options), peer_table(remote, far, options)
+    return render_tables([("[interface]", interface), ("[[peer]]", peer), ("[timing]", options.timing)])
+
+
+def interface_table(own: Identity, end: TunnelEnd, engine: Engine, options: TunnelOptions) -> dict[str, Any]:
+    """Return an end's ``[interface]``."""
+    table: dict[str, Any] = {
         "private_key": own.text(),
         "address": [str(address) for address in end.inner],
-        "listen": listen,
+        "listen": end.listen or options.listen or tuple(str(endpoint) for endpoint in _listen(end)),
         "mtu": options.mtu,
         "engine": engine,
     }
     if options.workers is not None:
-        interface["workers"] = options.workers
-    peer: dict[str, Any] = {
+        table["workers"] = options.workers
+    return table
+
+
+def peer_table(remote: Identity, far: TunnelEnd, options: TunnelOptions) -> dict[str, Any]:
+    """Return a ``[[peer]]``."""
+    table: dict[str, Any] = {
         "name": far.host.name,
         "public_key": remote.public.text,
         "endpoints": [str(endpoint) for endpoint in far.endpoints],
@@ -186,25 +201,30 @@ def configuration(
         "keepalive": options.keepalive_s is not None,
     }
     if options.scheduler == "redundant":
-        peer["copies"] = options.copies
+        table["copies"] = options.copies
     if options.heartbeat_s is not None:
-        peer["heartbeat"] = options.heartbeat_s
-    sections = {"[interface]": interface, "[[peer]]": peer, "[timing]": options.timing}
+        table["heartbeat"] = options.heartbeat_s
+    return table
+
+
+def render_tables(tables: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """Return the text of a configuration file with these tables, each with its header."""
     # JSON's strings, numbers, booleans and lists are also TOML's
     lines = (
         line
-        for section, table in sections.items()
-        for line in (section, *(f"{key} = {json.dumps(value)}" for key, value in table.items()), "")
+        for header, table in tables
+        for line in (header, *(f"{key} = {json.dumps(value)}" for key, value in table.items()), "")
     )
     return "\n".join(lines)
 
 
-def _write_configuration(end: TunnelEnd, text: str) -> None:
+def write_configuration(end: TunnelEnd, text: str) -> None:
+    """Give an end its directories and its configuration file."""
     directory = _directory(end)
     shutil.rmtree(directory, ignore_errors=True)
     for path in (directory, directory / "run", directory / "state"):
         path.mkdir(mode=0o700)
-    file = directory / f"{_INTERFACE}.toml"
+    file = directory / f"{INTERFACE}.toml"
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
         stream.write(text)
 
@@ -236,7 +256,7 @@ class Readiness:
 def _show(end: TunnelEnd, timeout_s: float = TIMEOUT_S) -> msgspec.Raw | None:
     """Ask the daemon of an end over its control socket; None if it does not answer."""
     try:
-        with ControlClient(_directory(end) / "run", _INTERFACE, timeout_s) as client:
+        with ControlClient(_directory(end) / "run", INTERFACE, timeout_s) as client:
             return client.request(Show())
     except ControlError:
         return None
@@ -260,6 +280,11 @@ def _listen(end: TunnelEnd) -> list[str]:
         f"[{address}]:{end.listen_port}" if address.version == 6 else f"{address}:{end.listen_port}"
         for address in end.outer
     ]
+
+
+def runtime_directory(end: TunnelEnd) -> Path:
+    """Where the daemon of an end has its control socket."""
+    return _directory(end) / "run"
 
 
 def _directory(end: TunnelEnd) -> Path:

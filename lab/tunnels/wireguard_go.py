@@ -60,7 +60,7 @@ class WireguardGo(Wireguard):
         for end, process in self._ends:
             process.stop()
             with contextlib.suppress(FileNotFoundError):
-                _socket_path(end).unlink()
+                socket_path(end).unlink()
         self._ends.clear()
 
     def processes(self, end: TunnelEnd) -> list[Process]:
@@ -69,18 +69,18 @@ class WireguardGo(Wireguard):
     def state(self, end: TunnelEnd) -> Any:
         """Return ``get=1`` as a mapping, without the private key; keys that come more than once as their last value."""
         secret = {"private_key", "preshared_key"}
-        return {key: value for key, value in dialogue(_socket_path(end), ["get=1"]) if key not in secret}
+        return {key: value for key, value in dialogue(socket_path(end), ["get=1"]) if key not in secret}
 
     def restart(self, end: TunnelEnd) -> None:
         for owner, process in self._ends:
             if owner is end:
                 process.stop()
-        _socket_path(end).unlink(missing_ok=True)
+        socket_path(end).unlink(missing_ok=True)
         self._start(end)
         self._configure(end)
 
     def _configure(self, end: TunnelEnd) -> None:
-        dialogue(_socket_path(end), self._configurations[end.host.name])
+        dialogue(socket_path(end), self._configurations[end.host.name])
         set_up_interface(end, INTERFACE, self._options)
 
     def _start(self, end: TunnelEnd) -> None:
@@ -88,20 +88,20 @@ class WireguardGo(Wireguard):
         process = end.host.start(
             [self._program.path, "--foreground", INTERFACE],
             env={"WG_PROCESS_FOREGROUND": "1", "LOG_LEVEL": "error"},
-            ready=partial(_accepts, _socket_path(end)),
+            ready=partial(_accepts, socket_path(end)),
         )
         self._ends.append((end, process))
 
 
 def configuration(private: bytes, peer: bytes, end: TunnelEnd, far: TunnelEnd, options: TunnelOptions) -> list[str]:
     """Return the lines of one ``set`` that gives ``end`` its key, its port and the other end as its only peer."""
-    lines = [
-        "set=1",
-        f"private_key={private.hex()}",
-        f"listen_port={end.listen_port}",
-        "replace_peers=true",
-        f"public_key={peer.hex()}",
-    ]
+    head = ["set=1", f"private_key={private.hex()}", f"listen_port={end.listen_port}", "replace_peers=true"]
+    return head + peer_lines(peer, far, options)
+
+
+def peer_lines(peer: bytes, far: TunnelEnd, options: TunnelOptions) -> list[str]:
+    """Return the lines that make an end a peer."""
+    lines = [f"public_key={peer.hex()}"]
     if far.endpoints:
         lines.append(f"endpoint={far.endpoints[0]}")
     if options.keepalive_s is not None:
@@ -144,5 +144,6 @@ def _accepts(path: Path) -> bool:
         return sock.connect_ex(str(path)) == 0
 
 
-def _socket_path(end: TunnelEnd) -> Path:
+def socket_path(end: TunnelEnd) -> Path:
+    """Where the program of an end is spoken to."""
     return end.host.run_directory / "wireguard" / f"{INTERFACE}.sock"

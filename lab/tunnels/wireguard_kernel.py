@@ -70,6 +70,21 @@ def _remove(end: TunnelEnd) -> None:
 
 def _configure(end: TunnelEnd, far: TunnelEnd, private: bytes, peer: bytes, options: TunnelOptions) -> None:
     end.host.netlink(lambda netlink: netlink.link("add", ifname=INTERFACE, kind="wireguard"))
+
+    def body() -> None:
+        with WireGuard() as wireguard:
+            wireguard.set(
+                INTERFACE,
+                private_key=b64encode(private).decode(),
+                listen_port=end.listen_port,
+                peer=peer_description(peer, far, options),
+            )
+
+    end.host.call(body)
+
+
+def peer_description(peer: bytes, far: TunnelEnd, options: TunnelOptions) -> dict[str, Any]:
+    """Return what makes an end a peer, as pyroute2 takes it."""
     description: dict[str, Any] = {
         "public_key": b64encode(peer).decode(),
         "allowed_ips": [f"{interface.ip}/{interface.ip.max_prefixlen}" for interface in far.inner],
@@ -78,17 +93,7 @@ def _configure(end: TunnelEnd, far: TunnelEnd, private: bytes, peer: bytes, opti
         description |= {"endpoint_addr": far.endpoints[0].host, "endpoint_port": far.endpoints[0].port}
     if options.keepalive_s is not None:
         description["persistent_keepalive"] = options.keepalive_s
-
-    def body() -> None:
-        with WireGuard() as wireguard:
-            wireguard.set(
-                INTERFACE,
-                private_key=b64encode(private).decode(),
-                listen_port=end.listen_port,
-                peer=description,
-            )
-
-    end.host.call(body)
+    return description
 
 
 @cache
