@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from lab import cli, matrix, results
 from lab.errors import LabError
+from lab.meeting import MeetingRecord, PairRecord
 from lab.results import RunResult, Verdict
 from tests.unit.runs import MACHINE, cut, judgement, run
 
@@ -194,3 +195,24 @@ def test_the_command_says_what_is_wrong_in_one_sentence(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli.cli, ["report", str(tmp_path)])
     assert done.exit_code == 1
     assert done.output == f"Error: there are no results of scenarios in {tmp_path}\n"
+
+
+def test_a_meeting_is_told_pair_by_pair(tmp_path: Path) -> None:
+    outcomes = [(False, True, None), (True, True, None), (False, False, "unfound"), (True, False, "other port")]
+    pairs = [
+        PairRecord(
+            left="none" if connected else "symmetric",
+            right="symmetric",
+            told=told,
+            connected=connected,
+            cause=cause,
+            expected=cause,
+            seconds=0.1,
+        )
+        for told, connected, cause in outcomes
+    ]
+    record = MeetingRecord(pairs=pairs, untold=1, told=1, unexplained=0)
+    assert all(pair.explained for pair in pairs)
+    assert record.table() == {"none": {"symmetric": "connects"}, "symmetric": {"symmetric": "no: other port"}}
+    page = matrix.write_report(store(tmp_path, msgspec.structs.replace(run(), meeting=record))).read_text()
+    assert "<td>no: other port</td>" in page

@@ -44,6 +44,14 @@ WHOLE = HEAD + HOSTS + LINK + TUNNEL + PROBE
 
 BAD = {
     "no TOML": ("title = ", "Invalid value"),
+    "meeting of a stranger": (
+        WHOLE + '[meeting]\nthird = "middle"\nleft = ["left"]\nright = ["right"]\n',
+        "meeting: there is no host 'middle' with a link",
+    ),
+    "figure of a meeting there is not": (
+        WHOLE + '[[expect]]\nfigure = "meeting.told"\nequals = 1\n',
+        "there is no probe 'meeting'",
+    ),
     "unknown key": (HEAD + "colour = 3\n" + WHOLE.removeprefix(HEAD), "unknown field `colour`"),
     "key that is not of the file": (HEAD + 'name = "x"\n' + WHOLE.removeprefix(HEAD), "unknown field `name`"),
     "unknown key of a link": (WHOLE.replace('name = "one"', 'name = "one"\nspeed = 3'), "`speed` - at `$.link[0]`"),
