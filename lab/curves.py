@@ -19,6 +19,7 @@ from lab.path_rows import PathPanel, path_panels
 from lab.probes.datagrams import StreamResult
 from lab.probes.iperf3 import Transfer
 from lab.probes.ping import RoundTrips
+from lab.probes.stalls import FlowResult
 from lab.results import ProbeRecord, RunResult, Verdict
 
 ORDER = ("centipede", "centipede-native", "centipede-python", "wireguard-go", "wireguard-kernel", "plain")
@@ -53,6 +54,8 @@ class Line(NamedTuple):
     """The highest inside each interval; empty where the values are all there is."""
     words: str
     """The figure of the whole run."""
+    stall: tuple[float, float] | None = None
+    """From when to when nothing came for longest, where that is known."""
 
 
 class LinePanel(NamedTuple):
@@ -158,11 +161,16 @@ def _marks(results: Sequence[RunResult]) -> Iterator[Mark]:
 
 def _probe_panels(results: Sequence[RunResult]) -> Iterator[Panel]:
     probes = {name: probe for result in results for name, probe in sorted(result.probes.items())}
-    ordered = sorted(probes.items(), key=lambda item: (item[1].kind != "tcp", item[1].kind != "ping", item[0]))
+    ordered = sorted(
+        probes.items(), key=lambda item: (item[1].kind not in ("tcp", "flow"), item[1].kind != "ping", item[0])
+    )
     for name, probe in ordered:
         which = _which(name, probe)
         if probe.kind == "tcp":
             yield LinePanel("TCP, Mbit/s", which, False, list(_lines(results, name, Transfer, _throughput)))
+        elif probe.kind == "flow":
+            which += "; a bar is the longest stall"
+            yield LinePanel("TCP, Mbit/s", which, False, list(_lines(results, name, FlowResult, _flow)))
         elif probe.kind == "ping":
             yield LinePanel("Round trip, ms", which, True, list(_lines(results, name, RoundTrips, _round_trip)))
     streams = [(name, probe) for name, probe in ordered if probe.kind == "datagrams"]
@@ -212,6 +220,18 @@ def _throughput(contender: str, began_s: float, found: Transfer) -> Line:
         [each.bits_per_second / 1e6 for each in found.series],
         [],
         f"mean {render(found.bits_per_second / 1e6)}",
+    )
+
+
+def _flow(contender: str, began_s: float, found: FlowResult) -> Line:
+    stall_s = began_s + found.longest_stall_at_s
+    return Line(
+        contender,
+        edges(began_s, [each.start_s for each in found.series]),
+        [each.bits_per_second / 1e6 for each in found.series],
+        [],
+        f"stall {_seconds(found.longest_stall_s)}",
+        (stall_s, stall_s + found.longest_stall_s),
     )
 
 

@@ -77,7 +77,7 @@ class End:
         self.dark = False
         """Whether everything that arrives here is dropped unseen."""
         self._link = link
-        self._routes: list[tuple[Network, Address]] = []
+        self._routes: list[tuple[Network, Address, int]] = []
 
     def __repr__(self) -> str:
         return f"<End {self.name} of {self.host.name}>"
@@ -137,8 +137,8 @@ class End:
             # The kernel forgets an interface's IPv6 addresses and all routes through it when it goes down.
             for address in self.addresses:
                 self._address("replace", address)
-            for destination, via in self._routes:
-                self._route("replace", destination, via)
+            for route in self._routes:
+                self._route("replace", *route)
 
     def add_address(self, address: Interface) -> None:
         """Add an address. An IPv6 one can be used at once."""
@@ -152,18 +152,18 @@ class End:
         self.addresses.remove(address)
         self._address("del", address)
 
-    def add_route(self, destination: Network, via: Address) -> None:
-        """Add a route through a neighbour at the other end."""
-        self._route("replace", destination, via)
-        self._routes.append((destination, via))
+    def add_route(self, destination: Network, via: Address, metric: int = 0) -> None:
+        """Add a route through a neighbour at the other end. Of two to one place that with the least metric counts."""
+        self._route("replace", destination, via, metric)
+        self._routes.append((destination, via, metric))
 
-    def remove_route(self, destination: Network, via: Address) -> None:
+    def remove_route(self, destination: Network, via: Address, metric: int = 0) -> None:
         """Remove a route. Nothing happens if it is not one of this end's."""
-        if (destination, via) not in self._routes:
+        if (destination, via, metric) not in self._routes:
             return
-        self._routes.remove((destination, via))
+        self._routes.remove((destination, via, metric))
         if self.up:
-            self._route("del", destination, via)
+            self._route("del", destination, via, metric)
 
     def set_dark(self, dark: bool) -> None:
         """Drop whatever arrives, or no longer. Neither end is told, as when a distant piece of the way fails."""
@@ -200,9 +200,10 @@ class End:
                 return
             raise LabError(f"cannot {verb} {address} on {self.name} of {self.host.name}: {error}") from None
 
-    def _route(self, verb: str, destination: Network, via: Address) -> None:
+    def _route(self, verb: str, destination: Network, via: Address, metric: int) -> None:
+        options = {"priority": metric} if metric else {}
         try:
-            self.host.netlink(lambda netlink: netlink.route(verb, dst=str(destination), gateway=str(via)))
+            self.host.netlink(lambda netlink: netlink.route(verb, dst=str(destination), gateway=str(via), **options))
         except NetlinkError as error:
             if verb == "del" and error.code == errno.ESRCH:
                 return

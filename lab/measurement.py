@@ -17,17 +17,23 @@ import msgspec
 
 from lab.errors import LabError
 from lab.host import Host
+from lab.pace import slowness
 from lab.probes.datagrams import DatagramProbe, StreamResult
+from lab.probes.flow import FlowSpec
 from lab.probes.iperf3 import Transfer, TransferProbe, TransferSpec
 from lab.probes.ping import PingSpec, RoundTrips, ping
+from lab.probes.stalls import FlowProbe, FlowResult
 from lab.probes.stream import StreamSpec
 
 _DATAGRAM_PORT = 6001
 _TRANSFER_PORT = 5201
+_FLOW_PORT = 5601
 _SERIES_S = 0.1
 _TRANSFER_SERIES_S = 0.25
 _WARM_UP_S = 0.5
 _LONGEST_SERIES = 600
+_LATE_S = 0.1
+"""A sender that once woke up later than this made a stall of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +160,39 @@ class Tcp(Measurement, frozen=True, tag="tcp"):
         return _Stream(TransferProbe(ground.sender, ground.receiver, spec, ground.directory))
 
 
+class Flow(Measurement, frozen=True, tag="flow"):
+    """A TCP connection at a rate, of which every arrival is stamped: how long it stalled, which a mean hides."""
+
+    duration_s: float
+    rate_bps: int = 4_000_000
+    """Payload to write; 0 for as fast as it will go."""
+
+    result = FlowResult
+
+    @property
+    def seconds(self) -> float:
+        return self.duration_s
+
+    def slowed(self, times: float) -> Self:
+        return msgspec.structs.replace(self, rate_bps=round(self.rate_bps / times))
+
+    def begin(self, ground: Ground) -> Running:
+        spec = FlowSpec(
+            host=ground.target,
+            port=_FLOW_PORT + ground.number,
+            rate_bps=self.rate_bps,
+            duration_s=self.duration_s,
+            interval_s=series_interval_s(self.duration_s),
+        )
+        return _Stream(FlowProbe(ground.sender, ground.receiver, spec, ground.directory))
+
+    def void(self, result: msgspec.Struct) -> str | None:
+        assert isinstance(result, FlowResult)
+        if result.sender_late_s <= _LATE_S * slowness():
+            return None
+        return f"the sender of {self.name} slept {result.sender_late_s:.2f} s too long"
+
+
 class Ping(Measurement, frozen=True, tag="ping"):
     """Round-trip times at an interval."""
 
@@ -177,13 +216,13 @@ class Ping(Measurement, frozen=True, tag="ping"):
         return _Ping(ground.sender, spec)
 
 
-AnyMeasurement = Datagrams | Tcp | Ping
+AnyMeasurement = Datagrams | Tcp | Flow | Ping
 
 
 class _Stream(Running):
     """A probe of two programs."""
 
-    def __init__(self, probe: DatagramProbe | TransferProbe) -> None:
+    def __init__(self, probe: DatagramProbe | TransferProbe | FlowProbe) -> None:
         self._probe = probe
         try:
             probe.start()

@@ -75,6 +75,10 @@ class RouteModel(_Model, frozen=True):
     """The neighbour's name."""
     to: str = "default"
     """A network, the name of a link for its networks, or ``default``."""
+    link: str | None = None
+    """The link to that neighbour; needed only where there are several."""
+    metric: int = 0
+    """Of two routes to one place that with the least counts, as long as its link is up."""
 
 
 class NatModel(_Model, frozen=True):
@@ -258,7 +262,12 @@ class Scenario(_Model, frozen=True, dict=True):
                     yield (link.name, host), tuple(ipaddress.ip_interface(text) for text in texts)
 
     def _route_plans(self, route: RouteModel) -> Iterator[RoutePlan]:
-        near = [a for (_, host), found in self.addresses.items() if host == route.host for a in found]
+        near = [
+            address
+            for (link, host), found in self.addresses.items()
+            if host == route.host and route.link in (None, link)
+            for address in found
+        ]
         far = [a for (_, host), found in self.addresses.items() if host == route.via for a in found]
         for version, everything in ((4, "0.0.0.0/0"), (6, "::/0")):
             via = next((b.ip for b in far for a in near if b.version == version and b.ip in a.network), None)
@@ -273,7 +282,7 @@ class Scenario(_Model, frozen=True, dict=True):
                 destinations = [network for network in found if network.version == version]
             else:
                 destinations = [n for n in (ipaddress.ip_network(route.to),) if n.version == version]
-            yield from (RoutePlan(route.host, destination, via) for destination in destinations)
+            yield from (RoutePlan(route.host, destination, via, route.metric) for destination in destinations)
 
     def problems(self) -> Iterator[str]:
         """Yield what is inconsistent: names that are not there, times that cannot be, expectations of nothing."""
@@ -302,6 +311,8 @@ class Scenario(_Model, frozen=True, dict=True):
                     yield f"meeting: there is no host {name!r} with a link"
         for route in self.route:
             yield from (f"route: there is no host {name!r}" for name in (route.host, route.via) if name not in hosts)
+            if route.link is not None and route.link not in links:
+                yield f"route: there is no link {route.link!r}"
         for nat in self.nat:
             if nat.outside not in links or nat.router not in links[nat.outside].ends:
                 yield f"nat: link {nat.outside!r} is not there or does not end at {nat.router!r}"

@@ -252,6 +252,8 @@ def _line_panel(sheet: _Sheet, axes: Any, panel: LinePanel, top: float) -> None:
         if line.peaks:
             axes.stairs(line.peaks, line.edges, baseline=line.values, fill=True, color=fill, alpha=0.22, linewidth=0)
         axes.stairs(line.values, line.edges, baseline=None, color=fill, linewidth=1.3)
+        if line.stall is not None:
+            axes.plot(line.stall, [0.0, 0.0], color=fill, linewidth=3.5, solid_capstyle="butt", clip_on=False)
     for number, line in enumerate(panel.lines):
         y = top + 0.1 + 0.15 * number
         sheet.box(_LEFT + _PLOT + 0.12, y, 0.11, 0.035, colour(line.contender))

@@ -55,6 +55,8 @@ class RoutePlan:
     host: str
     destination: Network
     via: Address
+    metric: int = 0
+    """Of two routes to one place that with the least counts, as long as its link is up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,13 +229,14 @@ class AddRoute(Step):
         return f"route {self.plan.destination} via {self.plan.via} on {self.plan.host}"
 
     def do(self, topology: Topology) -> None:
-        topology.end_towards(self.plan.host, self.plan.via).add_route(self.plan.destination, self.plan.via)
+        end = topology.end_towards(self.plan.host, self.plan.via)
+        end.add_route(self.plan.destination, self.plan.via, self.plan.metric)
 
     def undo(self, topology: Topology) -> None:
         for link in topology.links.values():
             for end in link.ends:
                 if end.host.name == self.plan.host:
-                    end.remove_route(self.plan.destination, self.plan.via)
+                    end.remove_route(self.plan.destination, self.plan.via, self.plan.metric)
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,14 +263,14 @@ def _show(end: TunnelEnd, timeout_s: float = TIMEOUT_S) -> msgspec.Raw | None:
 
 
 def _enough_paths(read: Callable[[], Any], wanted: int) -> Callable[[], bool]:
-    """Whether usable paths leave from as many local addresses as wanted."""
+    """Whether usable paths leave from, or lead to, as many addresses as wanted."""
 
     def condition() -> bool:
         interface = read()
         if interface is None:
             return False
-        usable = {path["local"] for peer in interface["peers"] for path in peer["paths"] if path["state"] == "usable"}
-        return len(usable) >= wanted
+        usable = [path for peer in interface["peers"] for path in peer["paths"] if path["state"] == "usable"]
+        return any(len({path[end] for path in usable}) >= wanted for end in ("local", "remote"))
 
     return condition
 

@@ -107,6 +107,25 @@ def test_a_link_that_went_down_comes_back_with_addresses_and_routes() -> None:
             assert pings(topology, "a", target), target
 
 
+def test_the_second_best_route_takes_over_when_its_link_goes_down() -> None:
+    links = (
+        LinkPlan("near", (end("a", "10.1.0.1/24"), end("b", "10.1.0.2/24"))),
+        LinkPlan("next", (end("a", "10.2.0.1/24"), end("b", "10.2.0.2/24"))),
+    )
+    everything = ip_network("0.0.0.0/0")
+    routes = (
+        RoutePlan("a", everything, ip_address("10.2.0.2"), 200),
+        RoutePlan("a", everything, ip_address("10.1.0.2"), 100),
+    )
+    with Topology.build(Plan((HostPlan("a"), HostPlan("b")), links, routes)) as topology:
+        ask = ["ip", "route", "get", "192.0.2.1"]
+        assert "dev near" in topology.host("a").run(ask).stdout
+        topology.link("near").end("a").set_up(False)
+        assert "dev next" in topology.host("a").run(ask).stdout
+        topology.link("near").end("a").set_up(True)
+        assert "dev near" in topology.host("a").run(ask).stdout
+
+
 def test_a_dark_end_hears_nothing_and_nobody_is_told(cable: Topology) -> None:
     far = cable.link("one").end("b")
     far.set_dark(True)

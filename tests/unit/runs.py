@@ -9,10 +9,12 @@ from typing import Any
 from lab.expectation import Judgement, Outcome
 from lab.machine import Load, Machine
 from lab.measurement import flatten
+from lab.probes import flow as flows
 from lab.probes import iperf3, ping, stream
 from lab.probes.datagrams import StreamResult
 from lab.probes.iperf3 import Transfer
 from lab.probes.ping import RoundTrips
+from lab.probes.stalls import FlowResult
 from lab.results import EventRecord, LinkFacts, ProbeRecord, ProcessRecord, RunResult, TunnelFacts, Verdict
 from lab.tracks import PathTrack, Sample, Span
 
@@ -53,6 +55,24 @@ def tcp(rates_mbps: Sequence[float]) -> Transfer:
         ],
         client="{}",
         server="{}",
+    )
+
+
+def flow(rates_mbps: Sequence[float]) -> FlowResult:
+    """Return a flow with the rate of each second, which stalled from its third second on for 1.5 s."""
+    return FlowResult(
+        bits_per_second=sum(rates_mbps) / len(rates_mbps) * 1e6,
+        payload_bytes=int(sum(rates_mbps) * 1e6 / 8),
+        written_bytes=int(sum(rates_mbps) * 1e6 / 8),
+        seconds=float(len(rates_mbps)),
+        longest_stall_s=1.5,
+        longest_stall_at_s=2.0,
+        sender_late_s=0.0,
+        error=None,
+        began_ns=1,
+        series=[
+            flows.Interval(start_s=float(second), bits_per_second=rate * 1e6) for second, rate in enumerate(rates_mbps)
+        ],
     )
 
 
@@ -113,7 +133,11 @@ def pings(medians_ms: Sequence[float | None]) -> RoundTrips:
 
 
 def probe(
-    result: Transfer | StreamResult | RoundTrips | None, kind: str, *, sender: str = "left", began_s: float = 0.0
+    result: Transfer | FlowResult | StreamResult | RoundTrips | None,
+    kind: str,
+    *,
+    sender: str = "left",
+    began_s: float = 0.0,
 ) -> ProbeRecord:
     """Return the record of a probe that was to take ``SECONDS``."""
     settings: dict[str, Any] = {"kind": kind, "at": 0.0, "duration_s": float(SECONDS), "version": 4}

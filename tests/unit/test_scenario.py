@@ -177,6 +177,22 @@ def test_routes_go_by_names() -> None:
     }
 
 
+def test_two_links_to_one_router_take_turns_by_their_metric() -> None:
+    links = LINK.replace('"right"]', '"middle"]') + LINK.replace('"one"', '"two"').replace('"right"]', '"middle"]')
+    links += LINK.replace('"one"', '"far"').replace('"left"', '"middle"')
+    tunnel = TUNNEL.replace('host = "right", links = ["one"]', 'host = "right", links = ["far"]')
+    route = '[[route]]\nhost = "left"\nvia = "middle"\nto = "far"\n'
+    routes = f'{route}link = "two"\nmetric = 7\n{route}link = "one"\nmetric = 9\n'
+    text = HEAD + HOSTS + '[[host]]\nname = "middle"\nkind = "router"\n' + links + routes + tunnel + PROBE
+    plan = scenario.parse(text, name="x").plan()
+    assert [(plan.via, plan.metric) for plan in plan.routes if plan.destination.version == 4] == [
+        (ip_address("10.2.0.2"), 7),
+        (ip_address("10.1.0.2"), 9),
+    ]
+    with pytest.raises(LabError, match="route: there is no link 'ten'"):
+        scenario.parse(text.replace('link = "two"', 'link = "ten"'), name="x")
+
+
 def test_what_one_end_sends_goes_before_what_both_send() -> None:
     text = WHOLE.replace(
         'name = "one"', 'name = "one"\nboth = { delay_ms = 5 }\nsends = { right = { rate_bps = 1_000_000 } }'

@@ -21,7 +21,7 @@ from lab.path_rows import MOST_ROWS, PathPanel, path_panels
 from lab.results import Verdict
 from lab.timechart import draw, render_svg
 from lab.tracks import Span
-from tests.unit.runs import LABELS, cut, datagrams, event, probe, run, track
+from tests.unit.runs import LABELS, cut, datagrams, event, flow, probe, run, track
 
 
 def panel(chart: curves.TimeChart, title: str, details: str = "") -> LinePanel | StripPanel | PathPanel:
@@ -61,6 +61,16 @@ def test_lines_have_gaps_where_nothing_was_answered() -> None:
     assert [math.isnan(value) for value in line.values] == [False, False, True, True, False, False]
     assert line.peaks[4] == 80.0
     assert line.words == "median 0.50, 20 lost"
+
+
+def test_the_longest_stall_of_a_flow_stands_beside_it_and_at_its_time() -> None:
+    chart = curves.read([run(probes={"tcp": probe(flow([4, 4, 0, 2, 6, 4]), "flow", began_s=0.25)})])
+    throughput = panel(chart, "TCP")
+    assert isinstance(throughput, LinePanel)
+    (line,) = throughput.lines
+    assert line.values == [4.0, 4.0, 0.0, 2.0, 6.0, 4.0]
+    assert (line.words, line.stall) == ("stall 1.5 s", (2.25, 3.75))
+    assert b"<svg" in render_svg([run(probes={"tcp": probe(flow([4, 4, 0, 2, 6, 4]), "flow")})])
 
 
 def test_strips_tell_shares_of_lost_and_doubled_datagrams() -> None:
