@@ -169,7 +169,7 @@ def _probe_panels(results: Sequence[RunResult]) -> Iterator[Panel]:
         if probe.kind == "tcp":
             yield LinePanel("TCP, Mbit/s", which, False, list(_lines(results, name, Transfer, _throughput)))
         elif probe.kind == "flow":
-            which += "; a bar is the longest stall"
+            which += "; thick: longest stall"
             yield LinePanel("TCP, Mbit/s", which, False, list(_lines(results, name, FlowResult, _flow)))
         elif probe.kind == "ping":
             yield LinePanel("Round trip, ms", which, True, list(_lines(results, name, RoundTrips, _round_trip)))

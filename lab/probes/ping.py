@@ -23,6 +23,8 @@ _ANSWER = re.compile(
 )
 _SUMMARY = re.compile(rb"(\d+) packets transmitted, (\d+) received")
 _SEQUENCE_NUMBERS = 1 << 16
+_LATEST = 64
+"""Among so many answers at the end is that to the last ping answered, though answers overtake each other."""
 
 
 class PingSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,13 +92,16 @@ def read_round_trips(spec: PingSpec, output: bytes, *, clocks_differ_by_ns: int 
     answers = list(_ANSWER.finditer(output))
     if summary is None or not answers:
         raise LabError(f"no answer from {spec.host} to {spec.count} pings")
-    sent = int(summary[1])
+    sent, received = int(summary[1]), int(summary[2])
+    if received >= spec.count:
+        # Given a deadline, ping goes on until it has as many answers as asked for; the last ones sent had no time.
+        sent -= (sent - max(int(answer["seq"]) for answer in answers[-_LATEST:])) % _SEQUENCE_NUMBERS
     times_us = np.array([float(answer["ms"]) for answer in answers]) * 1e3
     p10, median, p90, p99 = (float(value) for value in np.percentile(times_us, (10, 50, 90, 99)))
     began_s, series = (0.0, []) if spec.series_s is None else _series(spec, spec.series_s, sent, answers)
     return RoundTrips(
         sent=sent,
-        received=int(summary[2]),
+        received=received,
         duplicated=sum(answer["twice"] is not None for answer in answers),
         interval_s=spec.interval_s,
         min_us=float(times_us.min()),

@@ -37,6 +37,7 @@ class FlowResult(msgspec.Struct, frozen=True, kw_only=True):
     began_ns: int
     """Monotonic time at which the connection stood, from which all times here count."""
     series: list[Interval]
+    """Of the whole intervals before the sender stopped."""
 
 
 def combine(spec: FlowSpec, sent: Sent, received: Received) -> FlowResult:
@@ -51,7 +52,8 @@ def combine(spec: FlowSpec, sent: Sent, received: Received) -> FlowResult:
         ]
     longest_s, from_ns = max(stalls)
     seconds = (sent.ended_ns - sent.began_ns) / 1e9
-    silent = range(len(received.series), math.ceil(seconds / spec.interval_s))
+    whole = math.floor(seconds / spec.interval_s + 1e-6)
+    silent = range(len(received.series), whole)
     return FlowResult(
         bits_per_second=received.payload_bytes * 8 / seconds if seconds > 0 else 0.0,
         payload_bytes=received.payload_bytes,
@@ -63,7 +65,7 @@ def combine(spec: FlowSpec, sent: Sent, received: Received) -> FlowResult:
         error=sent.error,
         began_ns=sent.began_ns,
         series=[
-            *received.series,
+            *received.series[:whole],
             *(Interval(start_s=round(number * spec.interval_s, 6), bits_per_second=0.0) for number in silent),
         ],
     )

@@ -134,6 +134,14 @@ def test_pings_are_put_into_the_interval_they_were_sent_in() -> None:
     assert [each.max_us for each in found.series] == [1_000.0, 150_000.0, 5_000.0, None]
 
 
+def test_pings_that_had_no_time_to_be_answered_are_not_lost_ones() -> None:
+    spec = PingSpec(host="10.7.0.2", count=3, interval_s=0.1, series_s=0.2)
+    answers = [(1000.1, 1, 60.0), (1000.3, 3, 60.0), (1000.4, 4, 60.0)]
+    found = read_round_trips(spec, stamped(answers, sent=6))
+    assert (found.sent, found.received) == (4, 3), "two were under way when ping had its three answers; one was lost"
+    assert sum(each.sent - each.answered for each in found.series) == 1
+
+
 def test_numbers_of_pings_go_on_where_the_protocols_begin_again() -> None:
     spec = PingSpec(host="10.7.0.2", count=65_540, interval_s=0.001, series_s=10.0)
     ends = [(1000.0, 1, 0.0), (1065.534, 65_535, 0.0), (1065.535, 0, 0.0), (1065.536, 1, 0.0), (1065.537, 2, 0.0)]
