@@ -18,10 +18,12 @@ from lab.curves import LinePanel, StripPanel, edges
 from lab.errors import LabError
 from lab.labels import place_labels, width_in
 from lab.path_rows import MOST_ROWS, PathPanel, path_panels
-from lab.results import Verdict
+from lab.results import FILE, Verdict, load
 from lab.timechart import draw, render_svg
 from lab.tracks import Span
 from tests.unit.runs import LABELS, cut, datagrams, event, flow, probe, run, track
+
+REFERENCE = Path(__file__).resolve().parent.parent.parent / "results" / "reference" / "scenarios"
 
 
 def panel(chart: curves.TimeChart, title: str, details: str = "") -> LinePanel | StripPanel | PathPanel:
@@ -208,6 +210,21 @@ def test_the_same_results_give_the_same_picture_whatever_their_order(names: list
     root = ET.fromstring(picture)
     assert root.tag.endswith("svg")
     assert root.attrib["width"] == "720pt"
+
+
+def test_the_picture_in_the_readme_is_what_its_results_say() -> None:
+    directory = REFERENCE / "wifi-to-lte"
+    results = [load(path) for path in sorted(directory.glob(f"*/1/{FILE}"))]
+    assert [each.tunnel.name for each in results] == ["centipede", "wireguard-go"]
+    picture = (directory / "timechart-1.svg").read_text()
+    words = set(re.findall("<!-- (.*?) -->", picture))
+    assert words >= set(re.findall("<!-- (.*?) -->", render_svg(results).decode()))
+    told = " ".join(
+        line.words for each in curves.read(results).panels if isinstance(each, LinePanel) for line in each.lines
+    )
+    readme = (REFERENCE.parent.parent.parent / "README.md").read_text()
+    for stall in re.findall(r"stall ([\d.]+ m?s)", told):
+        assert f"stalls for {stall}" in readme
 
 
 def test_coordinates_have_no_digits_that_cannot_be_seen() -> None:
