@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from centipede.config import Config, PeerConfig
+from centipede.config import Config, PeerConfig, covering
 from centipede.errors import ControlError
+from centipede.fields import Network
+from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.identity import PublicKey
 
 
@@ -49,6 +51,36 @@ def compare(before: Config, after: Config) -> Changes:
     for what, peers in (("added", added), ("removed", removed), ("changed", changed)):
         words += [f"peer {peer.spec.name} {what}" for peer in peers]
     return Changes(added, removed, changed, tuple(words))
+
+
+def check_endpoints(peer: PeerConfig, tunnelled: Sequence[Network]) -> None:
+    """Refuse addresses at which the peer can never be. Raises ControlError.
+
+    ``tunnelled`` are the tunnel's own networks. Names are looked at when they are resolved.
+    """
+    for endpoint in (target.endpoint for target in peer.endpoints if target.endpoint):
+        if (inside := covering(endpoint.host, tunnelled)) is not None:
+            raise ControlError(
+                f"endpoint {endpoint} of peer {peer.spec.name} lies inside the tunnel ({inside}); "
+                "give an address by which it is reached without the tunnel"
+            )
+        if not peer.spec.allows(endpoint):
+            allowed = ", ".join(map(str, peer.spec.allow_remote))
+            raise ControlError(
+                f"endpoint {endpoint} of peer {peer.spec.name} is not in its allow_remote ({allowed}); "
+                "widen that with --allow-remote or give another address"
+            )
+
+
+def tried(peer: PeerConfig, locals_: Sequence[Endpoint]) -> list[str]:
+    """Return, for people, where the peer is tried from now on, given the own addresses."""
+    versions = {local.version for local in locals_}
+    words = []
+    for target in peer.endpoints:
+        version = target.endpoint.version if target.endpoint else None
+        rest = "" if version is None or version in versions else f", once there is a local IPv{version} address"
+        words.append(f"trying peer {peer.spec.name} at {target}{rest}")
+    return words
 
 
 def find_peer(peers: Sequence[PeerConfig], wanted: str) -> PeerConfig:

@@ -27,13 +27,14 @@ from typing import Any, Literal, cast
 
 from centipede import engine as engines
 from centipede import show
-from centipede.changes import compare, find_peer
+from centipede.changes import check_endpoints, compare, find_peer, tried
 from centipede.config import AUTO_MTU, Config, PeerConfig, check_peers, covering, load_config, parse_peer
 from centipede.control import messages
 from centipede.control.client import socket_path
 from centipede.control.server import ControlServer
 from centipede.engine.contract import Engine
 from centipede.errors import CentipedeError, ControlError, HostError
+from centipede.fields import Network
 from centipede.listening import Listening
 from centipede.names import Names
 from centipede.protocol.node import Node
@@ -197,7 +198,7 @@ class Daemon:
             random=secrets.token_bytes,
             largest_bytes=(self._config.mtu or self._mtu) + HEADER_BYTES,
         )
-        self._node.set_tunnelled([address.network for address in self._config.addresses], now)
+        self._node.set_tunnelled(self._tunnelled, now)
         self._check_reverse_paths()
         self._node.set_locals(self._listening.locals, now, self._listening.chosen)
         for peer in self._config.peers:
@@ -347,15 +348,19 @@ class Daemon:
     def _point(self, peers: Sequence[PeerConfig], now: float) -> None:
         """Tell the node where these peers can be tried, as far as that is known."""
         self._names.want(target for peer in self._config.peers for target in peer.endpoints)
-        tunnelled = [address.network for address in self._config.addresses]
         for peer in peers:
             endpoints = []
             for endpoint in self._names.endpoints(peer.endpoints):
-                if covering(endpoint.host, tunnelled) is None:
+                if covering(endpoint.host, self._tunnelled) is None:
                     endpoints.append(endpoint)
                 else:
                     self._warn_once(f"endpoint {endpoint} of peer {peer.spec.name} lies inside the tunnel: not used")
             self._node.set_endpoints(peer.spec.public_key, endpoints, now)
+
+    @property
+    def _tunnelled(self) -> list[Network]:
+        """The tunnel's own networks."""
+        return [address.network for address in self._config.addresses]
 
     def _silent_names(self, now: float) -> set[tuple[str, int]]:
         """Host names of the peers of whom no path answers."""
@@ -388,16 +393,21 @@ class Daemon:
             case messages.Sync(file=file):
                 return self._sync(file)
             case messages.PeerAdd(table=table):
-                return self._change_peers([*self._config.peers, self._parse_peer(table)])
+                new = self._parse_peer(table)
+                check_endpoints(new, self._tunnelled)
+                return self._change_peers([*self._config.peers, new])
             case messages.PeerRemove(peer=wanted):
                 gone = find_peer(self._config.peers, wanted)
                 return self._change_peers([peer for peer in self._config.peers if peer is not gone])
             case messages.PeerSet(peer=wanted, table=table, reset_floor=reset_floor):
                 old = find_peer(self._config.peers, wanted)
                 new = self._parse_peer({**old.table, **table})
+                if "endpoints" in table:
+                    check_endpoints(new, self._tunnelled)
                 words = self._change_peers([new if peer is old else peer for peer in self._config.peers])
                 if "endpoints" in table:  # also those given before: the other end may be ready only now
                     self._node.seek(new.spec.public_key, time.monotonic())
+                    words = [*words, *tried(new, self._listening.locals)]
                 if reset_floor:
                     self._reset_floor(new)
                     words = [*words, f"floor of peer {new.spec.name} reset"]

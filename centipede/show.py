@@ -155,11 +155,18 @@ def picture(status: PeerStatus, *, copies: int | None, endpoints: list[str], unr
 
 def observed(peers: Iterable[Peer]) -> dict[str, list[str]]:
     """Where the own addresses are seen by these peers, as :attr:`Interface.observed` has it."""
-    seen: dict[str, dict[str, None]] = {}
-    for path in (path for peer in peers for path in peer.paths):
-        if path.observed and path.observed != path.local:
-            seen.setdefault(path.local, {})[path.observed] = None
-    return {local: list(addresses) for local, addresses in seen.items()}
+    return {local: list(addresses) for local, addresses in _observers(peers).items()}
+
+
+def _observers(peers: Iterable[Peer]) -> dict[str, dict[str, list[str]]]:
+    """For each local address that is seen otherwise: the addresses, and the peers that see it there now."""
+    seen: dict[str, dict[str, list[str]]] = {}
+    for peer in peers:
+        for path in peer.paths:
+            if path.observed and path.observed != path.local and path.state in ("usable", "suspect"):
+                names = seen.setdefault(path.local, {}).setdefault(path.observed, [])
+                names += [peer.name] if peer.name not in names else []
+    return seen
 
 
 def _picture_handshake(status: HandshakeStatus | None) -> Handshake | None:
@@ -185,7 +192,7 @@ def _interface(shown: Interface, bold: Callable[[str], str]) -> str:
         ("public key", shown.public_key),
         ("addresses", _list(shown.addresses)),
         ("listening", _list(shown.listen)),
-        ("seen as", "; ".join(f"{local}: {', '.join(addresses)}" for local, addresses in shown.observed.items())),
+        ("seen as", "; ".join(_seen(local, found) for local, found in _observers(shown.peers).items())),
         ("mtu", str(shown.mtu)),
         ("engine", f"{shown.engine}, {_count(shown.workers, 'worker')}{details}"),
         ("engine reason", shown.engine_reason),
@@ -195,6 +202,11 @@ def _interface(shown: Interface, bold: Callable[[str], str]) -> str:
     for peer in sorted(shown.peers, key=_silence):
         lines += ["", *_peer(peer, bold)]
     return "\n".join(lines)
+
+
+def _seen(local: str, found: dict[str, list[str]]) -> str:
+    words = ", ".join(f"{address} (by {', '.join(names)})" for address, names in found.items())
+    return f"{local}: {words}" + (", another for each peer: a symmetric NAT" if len(found) > 1 else "")
 
 
 def _peer(peer: Peer, bold: Callable[[str], str]) -> list[str]:

@@ -414,6 +414,25 @@ def test_an_engine_that_cannot_be_created_gives_the_interface_back(stage: Stage,
     assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
 
 
+def test_it_is_said_where_a_peer_is_tried(stage: Stage, tmp_path: Path) -> None:
+    def act(client: ControlClient) -> None:
+        def point(*endpoints: str) -> list[str]:
+            answer = client.request(PeerSet(peer="alice", table={"endpoints": list(endpoints)}))
+            return msgspec.json.decode(answer, type=list[str])
+
+        assert point("203.0.113.9:5", "alice.example:6", "[2001:db8::1]:7") == [
+            "peer alice changed",
+            "trying peer alice at 203.0.113.9:5",
+            "trying peer alice at alice.example:6",
+            "trying peer alice at [2001:db8::1]:7, once there is a local IPv6 address",
+        ]
+        assert point("203.0.113.9:5")[1:] == ["trying peer alice at 203.0.113.9:5"]
+        assert point("203.0.113.9:5") == ["trying peer alice at 203.0.113.9:5"]  # the other end may be ready only now
+
+    play(tmp_path, act)
+    assert stage.happened.count("seek") == 3
+
+
 def test_peers_change_while_it_runs(stage: Stage, tmp_path: Path) -> None:
     def act(client: ControlClient) -> None:
         table = {"public_key": BOB.text, "name": "bob", "allowed_ips": ["10.8.0.0/16"], "endpoints": ["203.0.113.9:5"]}

@@ -119,7 +119,7 @@ interface: site-a
   public key: {LAPTOP.text}
   addresses: 10.7.0.1/24
   listening: 192.0.2.10:51820, 198.51.100.1:51820
-  seen as: 192.0.2.10:51820: 203.0.113.5:4001
+  seen as: 192.0.2.10:51820: 203.0.113.5:4001 (by laptop)
   mtu: 1420
   engine: python, 1 worker, aead OpenSSL 3.0.2
   engine reason: configured
@@ -149,6 +149,18 @@ peer: phone
 
 def test_text_for_people_puts_the_peer_heard_last_first() -> None:
     assert show.render([INTERFACE], str) == TEXT
+
+
+def test_where_it_is_seen_is_said_with_whom_and_only_while_that_holds() -> None:
+    phone, laptop = PEERS
+    seen = laptop.paths[0]
+    other = msgspec.structs.replace(seen, observed="203.0.113.5:4002", state="suspect")
+    gone = msgspec.structs.replace(seen, local="192.0.2.11:1", state="lost")
+    peers = [msgspec.structs.replace(phone, paths=[other, gone]), laptop]
+    shown = msgspec.structs.replace(INTERFACE, peers=peers, observed=show.observed(peers))
+    assert shown.observed == {"192.0.2.10:51820": ["203.0.113.5:4002", "203.0.113.5:4001"]}
+    line = "192.0.2.10:51820: 203.0.113.5:4002 (by phone), 203.0.113.5:4001 (by laptop)"
+    assert f"seen as: {line}, another for each peer: a symmetric NAT\n" in show.render([shown], str)
 
 
 def test_several_interfaces_stand_apart() -> None:
