@@ -248,6 +248,9 @@ class Daemon:
         if effects.table is not None:
             self._engine.apply(effects.table)
             self._detour(effects.table)
+            if not self._names.empty:  # a path that answers no more has changed the table
+                now = time.monotonic()
+                self._names.note_silent(self._silent_names(now), now)
         if effects.mtu is not None:
             self._fit(effects.mtu)
         for datagram in effects.datagrams:

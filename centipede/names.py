@@ -1,8 +1,9 @@
 """Names: which host names the peers' endpoints use, what they were found to mean, and when to ask again.
 
-A name is asked for when it first appears; after a failure again and again, ever more slowly, without limit; and when
-it is known, again while no path to its peer answers, for the peer may have moved. What was once found stays until a
-later answer replaces it. Knows no resolver and no clock: ``now`` is passed in, questions go out through ``ask``.
+A name is asked for when it first appears; after a failure again and again, ever more slowly, without limit; and when it
+is known, at once when no path to its peer answers any more, and again while none does, for the peer may have moved.
+What was once found stays until a later answer replaces it. Knows no resolver and no clock: ``now`` is passed in,
+questions go out through ``ask``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class _Name:
     ask_at: float = math.inf
     """When to ask next; infinite while a question is out."""
     error: str = ""
+    silent: bool = True
+    """Whether no path to its peer answers, as was said last."""
 
 
 class Names:
@@ -88,12 +91,25 @@ class Names:
                     name.ask_at = math.inf
                     self._ask(*key)
 
+    def note_silent(self, silent: Collection[tuple[str, int]], now: float) -> None:
+        """Say which names' peers nothing is heard of. A name whose peer was heard until now is due at once."""
+        for key, name in self._names.items():
+            if key in silent and not name.silent and name.ask_at < math.inf:
+                name.pause_s = FIRST_PAUSE_S
+                name.ask_at = min(name.ask_at, now)
+            name.silent = key in silent
+
     def hurry(self, now: float) -> None:
         """The host's addresses changed: what could not be resolved before may be found now."""
         for name in self._names.values():
             name.pause_s = FIRST_PAUSE_S
             if name.ask_at < math.inf:
                 name.ask_at = now
+
+    @property
+    def empty(self) -> bool:
+        """Whether there are none."""
+        return not self._names
 
     @property
     def next_timer(self) -> float:

@@ -87,6 +87,28 @@ def test_a_known_name_is_asked_again_only_while_its_peer_is_silent() -> None:
     assert asked.take() == [("home.example", 7)]
 
 
+def test_a_name_is_asked_again_as_soon_as_its_peer_falls_silent() -> None:
+    asked = Asked()
+    silent = {("home.example", 7)}
+    asked.names.want([HOME])
+    asked.take()
+    asked.answer(HOME, A, now=0.0)
+    asked.names.note_silent(silent, 0.5)  # not heard so far: that is no news
+    assert asked.names.next_timer == FIRST_PAUSE_S
+    asked.names.note_silent((), 0.6)
+    asked.names.handle_timer(FIRST_PAUSE_S, silent=())
+    assert asked.names.next_timer > 30
+    asked.names.note_silent(silent, 20.0)
+    assert asked.names.next_timer == 20.0
+    asked.names.handle_timer(20.0, silent)
+    assert asked.take() == [("home.example", 7)]
+    asked.names.note_silent(silent, 20.1)  # the question is out
+    assert asked.names.next_timer == math.inf
+    asked.answer(HOME, A, now=20.2)
+    asked.names.note_silent(silent, 20.3)  # asked again in its rhythm, not at each word
+    assert asked.names.next_timer == 20.2 + FIRST_PAUSE_S
+
+
 def test_what_was_found_survives_a_failure() -> None:
     asked = Asked()
     asked.names.want([HOME])
