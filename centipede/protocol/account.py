@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 from centipede.protocol.path import Path, PathState
 from centipede.protocol.status import PathStatus
@@ -11,6 +12,20 @@ from centipede.protocol.table import Run
 _WINDOW_S = 1.0
 _STALE_S = 5.0
 """Shares of traffic so long ago are not shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a peer's paths are used for: their numbers."""
+
+    carrying: Collection[int]
+    """Those that carry data."""
+    urgent: Collection[int]
+    """Those of them that carry only copies of urgent packets."""
+    metered: Collection[int]
+    """Those whose links are to be spared."""
+    run: Run | None
+    """Where those that carry data lead."""
 
 
 class Account:
@@ -32,8 +47,8 @@ class Account:
         self._shares = {number: count / total for number, count in sent.items()} if total else {}
         self._begun = now
 
-    def status(self, path: Path, *, carrying: Collection[int], run: Run | None, now: float) -> PathStatus:
-        """A picture of one path. ``carrying`` are the paths that carry data, ``run`` is where they lead."""
+    def status(self, path: Path, use: Use, now: float) -> PathStatus:
+        """A picture of one path."""
         fresh = now < self._begun + _STALE_S
         return PathStatus(
             path=path.number,
@@ -41,8 +56,8 @@ class Account:
             remote=path.remote,
             shard=path.run.first if path.run else 0,
             state=path.state.value,
-            carries=path.number in carrying,
-            reason=_explain(path, carrying, run),
+            carries=path.number in use.carrying,
+            reason=_explain(path, use),
             rtt_ms=None if path.rtt_s is None else path.rtt_s * 1e3,
             jitter_ms=None if path.rtt_s is None else path.jitter_s * 1e3,
             loss=path.loss if path.beats else None,
@@ -57,7 +72,7 @@ class Account:
         )
 
 
-def _explain(path: Path, carrying: Collection[int], run: Run | None) -> str:
+def _explain(path: Path, use: Use) -> str:
     """Why the path is in its state, and why data goes over it or not."""
     match path.state:
         case PathState.NEW if path.learned:
@@ -70,14 +85,16 @@ def _explain(path: Path, carrying: Collection[int], run: Run | None) -> str:
             return "the peer said bye"
         case PathState.GONE:
             return "the peer heard nothing from here" if path.unheard else "nothing was heard for too long"
-    if path.number in carrying:
-        why = "carries data"
+    if path.number in use.carrying:
+        why = "carries second copies of urgent packets" if path.number in use.urgent else "carries data"
     elif path.shunned:
         why = "the peer asks to be sent to elsewhere"
-    elif not carrying:
+    elif not use.carrying:
         why = "no session to send under"
-    elif path.run != run:
+    elif path.run != use.run:
         why = "leads to another machine of the peer"
+    elif path.number in use.metered:
+        why = "spare, its link is metered"
     else:
         why = "spare, the scheduler prefers others"
     if path.state is PathState.SUSPECT:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from centipede.protocol.account import Account
+from centipede.protocol.account import Account, Use
 from centipede.protocol.announcement import Announcement
 from centipede.protocol.association import Association, Session
 from centipede.protocol.context import Context
@@ -52,6 +52,8 @@ class Reach:
         self._announcement = Announcement()
         self._account = Account()
         self._run: Run | None = None
+        self._urgent: frozenset[int] = frozenset()
+        """The paths that carry nothing but copies of urgent packets."""
 
     @property
     def pairs(self) -> list[Path]:
@@ -239,12 +241,15 @@ class Reach:
         assert self._run is not None
         paths = runs[self._run]
         selection = self._scheduler.choose([self._candidate(path) for path in paths])
+        bulk = {path.path for path in selection.paths[: selection.copies]}
+        self._urgent = frozenset(path.path for path in selection.urgent) - bulk
         return Choice(self._run, selection, frozenset(path.number for path in paths))
 
     def status(self, now: float) -> tuple[PathStatus, ...]:
         """A picture of the paths for ``show``."""
-        carrying = self.pulse.carrying
-        return tuple(self._account.status(path, carrying=carrying, run=self._run, now=now) for path in self._paths)
+        metered = [path.number for path in self._paths if self._is_metered(path)]
+        use = Use(self.pulse.carrying, self._urgent, metered, self._run)
+        return tuple(self._account.status(path, use, now) for path in self._paths)
 
     def _announce(self, now: float) -> None:
         usable = self._paths.usable
@@ -257,7 +262,6 @@ class Reach:
             self._context.say("info", f"peer {self.spec.label}: path {path} carries {path.mtu.size} bytes", now)
 
     def _candidate(self, path: Path) -> Candidate:
-        host = path.local.host
         return Candidate(
             path.table_path,
             suspect=path.state is PathState.SUSPECT,
@@ -266,8 +270,13 @@ class Reach:
             jitter_s=path.jitter_s,
             loss=path.loss,
             beats=path.beats,
-            metered=not {host, self._context.links.get(host)}.isdisjoint(self.spec.metered),
+            metered=self._is_metered(path),
         )
+
+    def _is_metered(self, path: Path) -> bool:
+        """Whether the path's link is to be spared."""
+        host = path.local.host
+        return not {host, self._context.links.get(host)}.isdisjoint(self.spec.metered)
 
     def _follow(self, path: Path, before: PathState, now: float) -> None:
         """Do what a change of a path's state asks for."""

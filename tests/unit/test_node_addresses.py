@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
@@ -276,3 +277,18 @@ def test_show_says_that_the_peer_said_bye() -> None:
     b.stop()
     world.clock.run_until(2.1)
     assert paths(a)["10.1.1.1", "10.2.1.1"].reason == "the peer said bye"
+
+
+def test_show_tells_data_from_copies_and_metered_links_from_spare_ones() -> None:
+    world, a, _ = started(links=(3, 1), scheduler="adaptive")
+    assert a.spec is not None
+    a.node.replace_peer(replace(a.spec, metered=("10.1.3.1",)), a.now)
+    a.uplinks[1].up.delay_s = 0.1
+    world.send_packets(a, 0.05, 10.0)
+    world.clock.run_until(5.0)
+    assert {local: path.reason for (local, _), path in paths(a).items()} == {
+        "10.1.1.1": "carries data",
+        "10.1.2.1": "carries second copies of urgent packets",
+        "10.1.3.1": "spare, its link is metered",
+    }
+    assert [path.carries for path in paths(a).values()] == [True, True, False]
