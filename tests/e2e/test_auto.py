@@ -70,6 +70,7 @@ def test_the_peer_s_other_addresses_are_found_and_each_path_is_explained(world: 
     world.settle()  # over both links, though a was told of one
     (path,) = (path for path in world.a.peer()["paths"] if path["local"] == "198.51.100.1:51820" and path["carries"])
     assert path["observed"] == "198.51.100.1:51820"
-    assert path["reason"] in ("carries data", "carries second copies of urgent packets")  # which one is better is chance
+    # which of the two is the better one is chance
+    assert path["reason"] in ("carries data", "carries second copies of urgent packets")
     assert "usable (carries data), rtt " in world.a.cli("show").stdout
     assert world.a.show()["observed"] == {}, "no translator on the way"
