@@ -19,3 +19,7 @@ class HostError(CentipedeError):
 
 class ControlError(CentipedeError):
     """The daemon could not be reached, or it refused the request."""
+
+
+class HandoverError(CentipedeError):
+    """An offer or an export that cannot be used, or a session that cannot be handed over."""

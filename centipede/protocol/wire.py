@@ -37,6 +37,9 @@ _ADDRESSES = struct.Struct(">BB6x")
 _ADDRESS = struct.Struct(">BBH16s")
 _OBSERVED = struct.Struct(">BBH4x16s")
 
+ADDRESS_BYTES = _ADDRESS.size
+"""An address in ADDRESSES."""
+
 
 class ControlType(IntEnum):
     """First byte of the plaintext."""
@@ -151,7 +154,7 @@ class Addresses:
         """The plaintext. Raises ValueError for more than 16 addresses and for port 0."""
         if len(self.endpoints) > MOST_ADDRESSES:
             raise ValueError(f"at most {MOST_ADDRESSES} addresses go into one message, not {len(self.endpoints)}")
-        entries = (_ADDRESS.pack(e.version, 0, _port(e), e.packed) for e in self.endpoints)
+        entries = (encode_address(endpoint) for endpoint in self.endpoints)
         return _ADDRESSES.pack(ControlType.ADDRESSES, len(self.endpoints)) + b"".join(entries)
 
 
@@ -193,6 +196,17 @@ def decode_control(plaintext: bytes) -> Control:
     except (IndexError, struct.error):
         raise Refused(DropReason.CONTROL_MALFORMED) from None
     return UnknownControl(kind)
+
+
+def encode_address(endpoint: Endpoint) -> bytes:
+    """20 bytes: family 1 | flags 1 | port 2 | address 16. Raises ValueError for port 0."""
+    return _ADDRESS.pack(endpoint.version, 0, _port(endpoint), endpoint.packed)
+
+
+def decode_address(raw: bytes, position: int) -> Endpoint | None:
+    """The address in the 20 bytes from ``position`` on; None for an unknown family or port 0."""
+    family, _, port, address = _ADDRESS.unpack_from(raw, position)
+    return _endpoint(family, port, address)
 
 
 def encode_centiseconds(seconds: float) -> int:
@@ -254,9 +268,8 @@ def _decode_addresses(plaintext: bytes) -> Addresses:
     if count > MOST_ADDRESSES:
         raise Refused(DropReason.CONTROL_MALFORMED)
     endpoints = []
-    for position in range(_ADDRESSES.size, _ADDRESSES.size + count * _ADDRESS.size, _ADDRESS.size):
-        family, _, port, address = _ADDRESS.unpack_from(plaintext, position)
-        endpoint = _endpoint(family, port, address)
+    for position in range(_ADDRESSES.size, _ADDRESSES.size + count * ADDRESS_BYTES, ADDRESS_BYTES):
+        endpoint = decode_address(plaintext, position)
         if endpoint is not None:
             endpoints.append(endpoint)
     return Addresses(tuple(endpoints))

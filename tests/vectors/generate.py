@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.vectors.handovers import handover
 from tests.vectors.handshakes import cookies, handshake, keys
 from tests.vectors.inners import inner
 from tests.vectors.packets import control, session, window
@@ -23,6 +24,7 @@ FILES = {
     "control": control,
     "inner": inner,
     "window": window,
+    "handover": handover,
 }
 
 

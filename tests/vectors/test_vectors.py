@@ -8,13 +8,20 @@ from typing import Any
 
 import pytest
 
+from centipede.errors import HandoverError
+from centipede.protocol.armour import armour, unarmour
 from centipede.protocol.cookie import answered_mac1, mac1_of, make_cookie, open_cookie, seal_cookie, with_mac2
 from centipede.protocol.drops import DropReason, Refused
 from centipede.protocol.endpoint import Endpoint
-from centipede.protocol.handshake import Attempt, Params, initiate_digest, open_initiate
+from centipede.protocol.export import Export
+from centipede.protocol.grant import Grant
+from centipede.protocol.handover import HandedSession, Handover
+from centipede.protocol.handshake import Attempt, Params, SessionKeys, initiate_digest, open_initiate
 from centipede.protocol.identity import Identity, PublicKey
 from centipede.protocol.inner import finish_inner
+from centipede.protocol.offer import Offer
 from centipede.protocol.session import Header, Opener, Sealer, parse_header
+from centipede.protocol.table import Run
 from centipede.protocol.window import Verdict, Window
 from centipede.protocol.wire import Addresses, Control, Heartbeat, Observed, UnknownControl, decode_control
 
@@ -37,6 +44,7 @@ SESSION = load("session")
 CONTROL = load("control")
 INNER = load("inner")
 WINDOW = load("window")
+HANDOVER = load("handover")
 
 
 def test_the_generator_writes_these_files(tmp_path: Path) -> None:
@@ -243,3 +251,60 @@ def test_window(case: Case) -> None:
         verdict = Verdict[name.upper()]
         assert (counter, window.test(counter)) == (counter, verdict)
         assert (counter, window.insert(counter)) == (counter, verdict)
+
+
+def handed(case: Case, k: int) -> HandedSession:
+    return HandedSession(
+        grant=Grant(Run(case["shard"], k), case["first"], case["end"]),
+        ours=bool(case["ours"]),
+        timestamp=case["timestamp"],
+        base=bytes.fromhex(case["base"]),
+        peer_base=bytes.fromhex(case["peer_base"]),
+        peer_run=Run(case["peer_shard"], case["peer_params"]["k"]),
+        age_s=case["age_ms"] / 1000,
+        idle_s=case["idle_ms"] / 1000,
+        params=params(case["params"]),
+        peer_params=params(case["peer_params"]),
+        keys=SessionKeys(*map(bytes.fromhex, case["keys"].values())),
+    )
+
+
+@pytest.mark.parametrize("case", named(HANDOVER["cases"]))
+def test_handover(case: Case) -> None:
+    identity = Identity.from_seed(bytes.fromhex(case["identity"]))
+    one_time, secret = bytes.fromhex(case["one_time"]), bytes.fromhex(case["export_one_time"])
+    offer, export = bytes.fromhex(case["offer"]), bytes.fromhex(case["export"])
+    decoded = Offer.decode(offer)
+    assert (decoded.k, decoded.import_id.hex(), decoded.importer) == (case["k"], case["import_id"], identity.public)
+    assert decoded.addresses == tuple(map(Endpoint.parse, case["found"]))
+    assert decoded.encode(identity) == offer
+    assert len(offer) == 152 + 20 * len(case["found"])
+    assert Export.open(export, offer, one_time, identity.public) == Export(
+        Handover(
+            identity.public,
+            PublicKey.from_raw(bytes.fromhex(case["peer"])),
+            case["floor"],
+            case["last_used"],
+            tuple(map(Endpoint.parse, case["addresses"])),
+            tuple(handed(each, case["k"]) for each in case["sessions"]),
+        ),
+        case["move"],
+    )
+    assert Export.open(export, offer, one_time, identity.public).seal(offer, identity, secret) == export
+    assert (armour("offer", offer), armour("export", export)) == (case["offer_text"], case["export_text"])
+    assert (unarmour("offer", case["offer_text"]), unarmour("export", case["export_text"])) == (offer, export)
+
+
+@pytest.mark.parametrize("case", named(HANDOVER["refused_exports"]))
+def test_refused_export(case: Case) -> None:
+    good = HANDOVER["cases"][0]
+    identity = Identity.from_seed(bytes.fromhex(good["identity"]))
+    offer, one_time = bytes.fromhex(good["offer"]), bytes.fromhex(good["one_time"])
+    with pytest.raises(HandoverError):
+        Export.open(bytes.fromhex(case["export"]), offer, one_time, identity.public)
+
+
+@pytest.mark.parametrize("case", named(HANDOVER["refused_offers"]))
+def test_refused_offer(case: Case) -> None:
+    with pytest.raises(HandoverError):
+        Offer.decode(bytes.fromhex(case["offer"]))
