@@ -8,6 +8,7 @@ results are written where those of this machine's own runs are, in the same form
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,8 @@ from pathlib import Path
 import msgspec
 
 from lab.errors import LabError
-from lab.guest import GuestError, make_available
+from lab.guest import Guest, GuestError, make_available
+from lab.initramfs import FILES
 from lab.machine import machine
 from lab.pace import slowness
 from lab.results import FILE, RunResult, load
@@ -62,16 +64,35 @@ def _needs_guest(name: str) -> bool:
 
 
 def execute_in_guest(runs: Sequence[Run], results: Path, tell: Callable[[str], None]) -> list[RunResult]:
-    """Make runs in one guest, one after the other, and return the results there are: one for each, if all went well.
+    """Make runs in a guest, one after the other, and return the results there are: one for each, if all went well.
 
-    What is said in the guest goes to standard error as it comes. Raises LabError if there is no guest here; a guest
-    that does not come to its end is told.
+    What is said in the guest goes to standard error as it comes. Raises LabError if there is no guest here. A guest
+    that does not come to its end is told; if it had made runs before, another makes those after the one it broke at.
     """
+    guest = make_available(tell)
+    results.mkdir(parents=True, exist_ok=True)
+    left = list(runs)
+    for number in itertools.count(1):
+        before = len(left)
+        try:
+            _make(left, guest, results, tell)
+        except GuestError as error:
+            tell(str(error))
+        left = [run for run in left if not (run.directory(results) / FILE).exists()]
+        if len(left) < 2 or len(left) == before:
+            break
+        tell(f"{left[0].title} has no result; another guest makes the {len(left) - 1} runs that follow")
+        (results / FILES).rename(results / f"{FILES}-{number}")
+        left = left[1:]
+    files = (run.directory(results) / FILE for run in runs)
+    return [load(file) for file in files if file.exists()]
+
+
+def _make(runs: Sequence[Run], guest: Guest, results: Path, tell: Callable[[str], None]) -> None:
+    """Make runs in one guest. Raises GuestError."""
     specs = [
         GuestRunSpec(scenario=run.scenario, tunnel=run.tunnel, repetition=run.repetition, pcap=run.pcap) for run in runs
     ]
-    guest = make_available(tell)
-    results.mkdir(parents=True, exist_ok=True)
     listed = results.resolve() / _LIST
     listed.write_bytes(msgspec.json.encode(specs))
     sys.stderr.flush()
@@ -86,12 +107,8 @@ def execute_in_guest(runs: Sequence[Run], results: Path, tell: Callable[[str], N
             stdout=words,
             stderr=words,
         )
-    except GuestError as error:
-        tell(str(error))
     finally:
         listed.unlink()
-    files = (run.directory(results) / FILE for run in runs)
-    return [load(file) for file in files if file.exists()]
 
 
 def main(argv: Sequence[str]) -> int:

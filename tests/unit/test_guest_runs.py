@@ -12,10 +12,13 @@ import pytest
 from lab import guest_runs, scenario
 from lab.guest import GuestError
 from lab.guest_runs import GuestRunSpec, guest_only
+from lab.initramfs import FILES
 from lab.pace import slowness
 from lab.process import wait_until
+from lab.results import FILE, dump
 from lab.runner import Run
 from lab.tunnels.wireguard_kernel import WireguardKernel
+from tests.unit.runs import run as made
 
 EVERY = [scenario.load(path) for path in scenario.every()]
 
@@ -68,6 +71,38 @@ def test_a_guest_that_breaks_leaves_the_results_there_are(
     assert guest_runs.execute_in_guest(runs, tmp_path, told.append) == []
     assert told == ["the guest ended without the command's exit status"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_breaks_its_guest_does_not_take_the_others_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [Run(EVERY[0], tunnel) for tunnel in ("plain", "wireguard-go", "wireguard-kernel", "centipede")]
+    given: list[list[str]] = []
+
+    class Brittle:
+        """Breaks at wireguard-go."""
+
+        class accelerator:  # noqa: N801 - stands for an instance
+            slowness = 10.0
+
+        def run(self, argv: list[str], out: Path, **options: Any) -> None:
+            (out / FILES).mkdir()
+            specs = msgspec.json.decode(Path(argv[-2]).read_bytes(), type=list[GuestRunSpec])
+            given.append([spec.tunnel for spec in specs])
+            for spec in specs:
+                if spec.tunnel == "wireguard-go":
+                    raise GuestError("the guest panicked")
+                done = made(spec.tunnel, scenario=spec.scenario.name)
+                dump(done, Run(spec.scenario, spec.tunnel).directory(out) / FILE)
+
+    monkeypatch.setattr(guest_runs, "make_available", lambda tell: Brittle())
+    told: list[str] = []
+    found = guest_runs.execute_in_guest(runs, tmp_path, told.append)
+    assert [result.tunnel.name for result in found] == ["plain", "wireguard-kernel", "centipede"]
+    assert given == [["plain", "wireguard-go", "wireguard-kernel", "centipede"], given[0][2:]]
+    assert told[0] == "the guest panicked"
+    assert "wireguard-go has no result; another guest makes the 2 runs that follow" in told[1]
+    assert (tmp_path / f"{FILES}-1").is_dir()
 
 
 def test_a_slow_machine_gets_less_load_and_more_time() -> None:
