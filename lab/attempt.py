@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -35,7 +35,7 @@ from lab.offloads import features
 from lab.pace import slowness
 from lab.process import Process
 from lab.results import EventRecord, InterfaceFacts, LinkFacts, ProbeRecord, ProcessRecord
-from lab.scenario import INNER, MeetingModel, Scenario, Side
+from lab.scenario import INNER, MachineModel, MeetingModel, Scenario, Side
 from lab.timeline import Event, Stage
 from lab.topology import Topology
 from lab.tracks import PathTrack
@@ -76,7 +76,8 @@ class Attempt:
         self._tunnel = tunnel
         self._directory = directory
         self._pcap = pcap
-        self._ends: dict[Side, TunnelEnd] = {}
+        self._ends: dict[str, TunnelEnd] = {}
+        """By side; machines of an end that has several, by the names of their hosts as well."""
         self._zero = time.monotonic()
 
     @property
@@ -105,12 +106,15 @@ class Attempt:
                 for link in topology.links.values():
                     stack.enter_context(capture(link.ends[0].host, link.name, self._directory / f"{link.name}.pcap"))
             self._ends = {side: tunnel_end(self._scenario, side, topology, self._tunnel) for side in SIDES}
+            for end in [self._ends[side] for side in SIDES]:
+                if end.members:
+                    self._ends |= {each.host.name: each for each in (end, *end.members)}
             stack.callback(self._tunnel.down)
             self._tunnel.up(self._ends["left"], self._ends["right"], self.options)
             self._note_conditions(topology)
             self._measure(topology, budget)
-            for side in SIDES:
-                self.record.states[side] = self._state(side)
+            for name in self._ends:
+                self.record.states[name] = self._state(name)
 
     def _meet(self, meeting: MeetingModel, topology: Topology, budget: Budget) -> None:
         assert isinstance(self._tunnel, Mesh)
@@ -142,8 +146,9 @@ class Attempt:
             link.stats(restart=True)
         stage = Stage(
             topology,
-            lambda side: self._tunnel.processes(self._ends[_side(side)]),
-            lambda side: self._tunnel.restart(self._ends[_side(side)]),
+            lambda name: self._tunnel.processes(self._ends[name]),
+            lambda name: self._tunnel.restart(self._ends[name]),
+            lambda source, target: self._tunnel.move(self._ends[source], self._ends[target]),
         )
         later: list[tuple[float, Measurement | Event]] = [
             (probe.at, probe) for probe in self._scenario.probe if probe.at
@@ -152,12 +157,12 @@ class Attempt:
         running: dict[str, Running] = {}
         observer = Observer(self._tunnel, {side: self._ends[side] for side in SIDES})
         try:
-            self._begin_first(running)
+            self._begin_first(topology, running)
             zero = self._zero = time.monotonic()
             for at, item in sorted(later, key=itemgetter(0)):
                 budget.wait_until(zero + at)
                 if isinstance(item, Measurement):
-                    self._begin(item, running, time.monotonic() - zero)
+                    self._begin(item, topology, running, time.monotonic() - zero)
                 else:
                     self._carry_out(item, stage, zero)
             for probe in self._scenario.probe:
@@ -175,21 +180,21 @@ class Attempt:
         self._note_emulators(topology)
         self.record.discards = {name: drop_counters(host) for name, host in topology.hosts.items()}
 
-    def _begin_first(self, running: dict[str, Running]) -> None:
+    def _begin_first(self, topology: Topology, running: dict[str, Running]) -> None:
         """Begin what is there from the beginning, at once, for programs take a while to start on a busy machine."""
         first = [probe for probe in self._scenario.probe if not probe.at]
         with ThreadPoolExecutor(max_workers=max(1, len(first))) as threads:
-            for begun in [threads.submit(self._begin, probe, running, 0.0) for probe in first]:
+            for begun in [threads.submit(self._begin, probe, topology, running, 0.0) for probe in first]:
                 begun.result()
 
-    def _begin(self, probe: Measurement, running: dict[str, Running], began_s: float) -> None:
-        sender, receiver = self._ends[probe.sender], self._ends["right" if probe.sender == "left" else "left"]
+    def _begin(self, probe: Measurement, topology: Topology, running: dict[str, Running], began_s: float) -> None:
+        receiver: Side = "right" if probe.sender == "left" else "left"
         error = None
         try:
             ground = Ground(
-                sender.host,
-                receiver.host,
-                self._tunnel.address(receiver, probe.version),
+                self._site(probe.sender, topology),
+                self._site(receiver, topology),
+                self._target(receiver, probe.version),
                 self._directory,
                 number=self._scenario.probe.index(probe),
             )
@@ -201,6 +206,21 @@ class Attempt:
             kind=settings["kind"], sender=probe.sender, began_s=round(began_s, 6), settings=settings, error=error
         )
         self._check_lateness(f"probe {probe.name}", probe.at, began_s)
+
+    def _site(self, side: Side, topology: Topology) -> Host:
+        """Return the host at which probes begin and end: that behind the tunnel end, if there is one."""
+        behind = self._scenario.end(side).behind
+        return self._ends[side].host if behind is None else topology.host(behind)
+
+    def _target(self, side: Side, version: Literal[4, 6]) -> str:
+        """Return the address of that host."""
+        behind = self._scenario.end(side).behind
+        if behind is None:
+            return self._tunnel.address(self._ends[side], version)
+        for address in self._scenario.addresses[self._scenario.link_of(behind).name, behind]:
+            if address.version == version:
+                return str(address.ip)
+        raise LabError(f"{behind} has no IPv{version} address")
 
     def _finish(self, probe: Measurement, running: Running) -> None:
         record = self.record.probes[probe.name]
@@ -246,7 +266,8 @@ class Attempt:
             self.record.void.append(f"{what} came {began_s - planned_s:.1f} s late")
 
     def _programs(self, topology: Topology) -> list[tuple[Process, str]]:
-        found = [(process, end.host.name) for end in self._ends.values() for process in self._tunnel.processes(end)]
+        machines = [each for side in SIDES for each in (self._ends[side], *self._ends[side].members)]
+        found = [(process, end.host.name) for end in machines for process in self._tunnel.processes(end)]
         emulators = ((link.emulator, f"link {link.name}") for link in topology.links.values())
         return found + [(process, where) for process, where in emulators if process is not None]
 
@@ -280,9 +301,9 @@ class Attempt:
             if fault is not None:
                 self.record.void.append(f"link {link.name}: {fault}")
 
-    def _state(self, side: Side) -> Any:
+    def _state(self, name: str) -> Any:
         try:
-            return self._tunnel.state(self._ends[side])
+            return self._tunnel.state(self._ends[name])
         except LabError as error:
             return {"error": str(error)}
 
@@ -296,16 +317,27 @@ class Attempt:
 def tunnel_end(scenario: Scenario, side: Side, topology: Topology, tunnel: Tunnel) -> TunnelEnd:
     """Return a tunnel end of a scenario on the topology that was built for it."""
     end = scenario.end(side)
-    # Without a VPN inside is outside, and inside there are both IP versions.
-    either = isinstance(tunnel, Plain)
-    return TunnelEnd(
-        host=topology.host(end.host),
-        inner=INNER[side],
-        outer=scenario.outer(side, either=either),
-        listen_port=end.port,
-        listen=tuple(f"{link}:{end.port}" for link in end.links) if end.listen == "interfaces" else (),
-        found_at=end.found_at,
-    )
+    networks = {
+        address.network: None
+        for (link, host), addresses in scenario.addresses.items()
+        if host == end.behind and link == scenario.link_of(host).name
+        for address in addresses
+    }
+
+    def machine(model: MachineModel, members: tuple[TunnelEnd, ...] = ()) -> TunnelEnd:
+        return TunnelEnd(
+            host=topology.host(model.host),
+            inner=INNER[side],
+            # Without a VPN inside is outside, and inside there are both IP versions.
+            outer=scenario.outer(model, either=isinstance(tunnel, Plain)),
+            listen_port=model.port,
+            listen=tuple(f"{link}:{model.port}" for link in model.links) if model.listen == "interfaces" else (),
+            found_at=model.found_at,
+            networks=tuple(networks),
+            members=members,
+        )
+
+    return machine(end, tuple(machine(member) for member in end.members))
 
 
 def tunnel_options(scenario: Scenario) -> TunnelOptions:

@@ -5,7 +5,7 @@ Owns the judgement of a figure. Must not know how it was measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -14,7 +14,7 @@ import msgspec
 from lab.measurement import Measurement
 
 STATES = ("left", "right")
-"""What the tunnel says of itself at an end when all is over, named like a probe."""
+"""What the tunnel says of itself at an end when all is over, named like a probe; so are the hosts of members."""
 
 MEETING = "meeting"
 """What a meeting found (lab/meeting.py), named like a probe."""
@@ -44,8 +44,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 class Expectation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[[expect]]``: a figure of a probe's result, such as ``stream.lost``, and one or two bounds.
 
-    In place of a probe, ``meeting`` is what a meeting found; ``left`` and ``right`` are what the tunnel says of itself
-    at that end when all is over, such as ``left.peers.0.session.rekeys`` of Centipede.
+    In place of a probe, ``meeting`` is what a meeting found; ``left``, ``right`` and the hosts of members are what the
+    tunnel says of itself there when all is over, such as ``left.peers.0.session.rekeys`` of Centipede.
     """
 
     figure: str
@@ -77,12 +77,14 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         outcome = Outcome.MEASURED if not self.binds(tunnel) else Outcome.MET if met else Outcome.MISSED
         return Judgement(figure=self.figure, bound=self.bound, found=found, met=met, outcome=outcome)
 
-    def problems(self, measurements: Mapping[str, Measurement], *, meeting: bool = False) -> Iterator[str]:
-        """Yield what is wrong with it, given the probes of the scenario and whether it is a meeting."""
+    def problems(
+        self, measurements: Mapping[str, Measurement], members: Collection[str] = (), *, meeting: bool = False
+    ) -> Iterator[str]:
+        """Yield what is wrong with it, given the scenario's probes, hosts of members, and whether it is a meeting."""
         probe, _, rest = self.figure.partition(".")
         if not self.bound:
             yield f"expect {self.figure}: give equals, at_least or at_most"
-        if probe in STATES or (meeting and probe == MEETING):
+        if probe in STATES or probe in members or (meeting and probe == MEETING):
             return
         if probe not in measurements:
             yield f"expect {self.figure}: there is no probe {probe!r}"

@@ -157,6 +157,12 @@ class End:
         self._route("replace", destination, via, metric)
         self._routes.append((destination, via, metric))
 
+    def replace_route(self, destination: Network, via: Address) -> None:
+        """Let a network be reached through another neighbour, without a moment in between."""
+        self._route("replace", destination, via, 0)
+        self._routes = [route for route in self._routes if (route[0], route[2]) != (destination, 0)]
+        self._routes.append((destination, via, 0))
+
     def remove_route(self, destination: Network, via: Address, metric: int = 0) -> None:
         """Remove a route. Nothing happens if it is not one of this end's."""
         if (destination, via, metric) not in self._routes:

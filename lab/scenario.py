@@ -91,8 +91,8 @@ class NatModel(_Model, frozen=True):
     mapping_timeout_s: int = 120
 
 
-class EndModel(_Model, frozen=True):
-    """``[tunnel.left]`` and ``[tunnel.right]``."""
+class MachineModel(_Model, frozen=True):
+    """One machine of a tunnel end."""
 
     host: str
     links: tuple[str, ...]
@@ -109,6 +109,20 @@ class EndModel(_Model, frozen=True):
         if isinstance(self.found, bool):
             return None if self.found else ()
         return tuple(Endpoint.parse(text) for text in self.found)
+
+
+class EndModel(MachineModel, frozen=True):
+    """``[tunnel.left]`` and ``[tunnel.right]``: a machine, which may be the first of several."""
+
+    members: tuple[MachineModel, ...] = ()
+    """Further machines that serve the same identity, with the same addresses inside. The other end knows the first."""
+    behind: str | None = None
+    """A host that is reached through this end, whichever machine serves it: there the probes begin and end."""
+
+    @property
+    def machines(self) -> tuple[MachineModel, ...]:
+        """All machines of this end."""
+        return (self, *self.members)
 
 
 class TunnelModel(_Model, frozen=True):
@@ -217,15 +231,19 @@ class Scenario(_Model, frozen=True, dict=True):
             ),
         )
 
-    def outer(self, side: Side, *, either: bool = False) -> tuple[Address, ...]:
-        """Return the addresses a tunnel end sends from, in the order of its links; ``either``: of both IP versions."""
-        end = self.end(side)
+    def outer(self, machine: MachineModel, *, either: bool = False) -> tuple[Address, ...]:
+        """Return the addresses a machine sends from, in the order of its links; ``either``: of both IP versions."""
         return tuple(
             interface.ip
-            for link in end.links
-            for interface in self.addresses[link, end.host]
+            for link in machine.links
+            for interface in self.addresses[link, machine.host]
             if either or interface.version == self.tunnel.ip_version
         )
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The hosts of ends that are served by several machines."""
+        return tuple(each.host for end in (self.tunnel.left, self.tunnel.right) if end.members for each in end.machines)
 
     def end(self, side: Side) -> EndModel:
         """Return a tunnel end."""
@@ -324,24 +342,33 @@ class Scenario(_Model, frozen=True, dict=True):
         yield from (
             problem
             for expectation in self.expect
-            for problem in expectation.problems(measurements, meeting=self.meeting is not None)
+            for problem in expectation.problems(measurements, self.members, meeting=self.meeting is not None)
         )
 
     def _tunnel_problems(self, hosts: list[str], links: Mapping[str, LinkModel]) -> Iterator[str]:
         for side in ("left", "right"):
             end = self.end("left" if side == "left" else "right")
-            if end.host not in hosts:
-                yield f"tunnel.{side}: there is no host {end.host!r}"
-            if not end.links:
-                yield f"tunnel.{side}: no links"
-            for name in end.links:
-                if name not in links or end.host not in links[name].ends:
-                    yield f"tunnel.{side}: link {name!r} is not there or does not end at {end.host!r}"
-            for text in end.found if isinstance(end.found, tuple) else ():
-                try:
-                    Endpoint.parse(text)
-                except ValueError as error:
-                    yield f"tunnel.{side}.found: {error}"
+            for machine in end.machines:
+                yield from self._machine_problems(f"tunnel.{side}", machine, hosts, links)
+            if end.behind is not None and not any(end.behind in link.ends for link in self.link):
+                yield f"tunnel.{side}.behind: there is no host {end.behind!r} with a link"
+
+    @staticmethod
+    def _machine_problems(
+        where: str, machine: MachineModel, hosts: list[str], links: Mapping[str, LinkModel]
+    ) -> Iterator[str]:
+        if machine.host not in hosts:
+            yield f"{where}: there is no host {machine.host!r}"
+        if not machine.links:
+            yield f"{where}: no links"
+        for name in machine.links:
+            if name not in links or machine.host not in links[name].ends:
+                yield f"{where}: link {name!r} is not there or does not end at {machine.host!r}"
+        for text in machine.found if isinstance(machine.found, tuple) else ():
+            try:
+                Endpoint.parse(text)
+            except ValueError as error:
+                yield f"{where}.found: {error}"
 
     def _event_problems(self, hosts: list[str], links: Mapping[str, LinkModel]) -> Iterator[str]:
         for event in self.timeline:
@@ -351,7 +378,11 @@ class Scenario(_Model, frozen=True, dict=True):
             link: str = getattr(event, "link", "")
             if link and link not in links:
                 yield f"{where}: there is no link {link!r}"
-            for name in ("host", "towards", "sender", "router"):
+            for name in ("end", "source", "target"):
+                end = getattr(event, name, None)
+                if end is not None and end not in ("left", "right", *self.members):
+                    yield f"{where}: there is no end and no member {end!r}"
+            for name in ("host", "towards", "sender", "router", "via"):
                 host = getattr(event, name, None)
                 if host is not None and host not in hosts:
                     yield f"{where}: there is no host {host!r}"

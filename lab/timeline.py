@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,9 +29,11 @@ class Stage:
 
     topology: Topology
     processes: Callable[[str], Sequence[Process]]
-    """The programs that carry the tunnel at its ``left`` or ``right`` end."""
+    """The programs that carry the tunnel at its ``left`` or ``right`` end, or on a member's host."""
     restart: Callable[[str], None]
     """Start them again at an end where they have ended. Raises LabError for a tunnel that has none."""
+    move: Callable[[str, str], None]
+    """Move the live session with the other end from one member to another. Raises LabError if that cannot be done."""
 
     def ends(self, link: str, host: str | None) -> tuple[End, ...]:
         """Return one end of a link, or both when no host is named."""
@@ -176,6 +179,48 @@ class AddressChange(Event, frozen=True, tag="address-change"):
             end.add_address(new)
 
 
+class RouteChange(Event, frozen=True, tag="route-change"):
+    """A host reaches a network through another neighbour from now on."""
+
+    host: str
+    to: str
+    via: str
+    """The neighbour's name."""
+
+    def __post_init__(self) -> None:
+        ipaddress.ip_network(self.to)
+
+    def apply(self, stage: Stage) -> None:
+        stage.topology.reroute(self.host, ipaddress.ip_network(self.to), self.via)
+
+
+class SessionMove(Event, frozen=True, tag="session-move"):
+    """The live session with the other end moves from one member to another, and back if that is said ``times``.
+
+    As an operator's script would, it then lets a ``host`` behind the members reach ``to`` through the new one.
+    """
+
+    source: str
+    target: str
+    host: str
+    to: str
+    times: int = 1
+    pause_s: float = 1.0
+    """Between one time and the next."""
+
+    def __post_init__(self) -> None:
+        ipaddress.ip_network(self.to)
+
+    def apply(self, stage: Stage) -> None:
+        source, target = self.source, self.target
+        for number in range(self.times):
+            if number:
+                time.sleep(self.pause_s)
+            stage.move(source, target)
+            stage.topology.reroute(self.host, ipaddress.ip_network(self.to), target)
+            source, target = target, source
+
+
 class NatRebind(Event, frozen=True, tag="nat-rebind"):
     """A NAT forgets all its mappings, as one that was restarted."""
 
@@ -188,7 +233,8 @@ class NatRebind(Event, frozen=True, tag="nat-rebind"):
 class ProcessKill(Event, frozen=True, tag="process-kill"):
     """The tunnel's programs at one end die without a word (SIGKILL)."""
 
-    end: Literal["left", "right"]
+    end: str
+    """``left``, ``right``, or the host of a member."""
 
     def apply(self, stage: Stage) -> None:
         for process in stage.processes(self.end):
@@ -198,7 +244,8 @@ class ProcessKill(Event, frozen=True, tag="process-kill"):
 class ProcessRestart(Event, frozen=True, tag="process-restart"):
     """The tunnel's programs at one end are started again, as they were and with the state they kept."""
 
-    end: Literal["left", "right"]
+    end: str
+    """``left``, ``right``, or the host of a member."""
 
     def apply(self, stage: Stage) -> None:
         stage.restart(self.end)
@@ -207,7 +254,8 @@ class ProcessRestart(Event, frozen=True, tag="process-restart"):
 class ProcessFreeze(Event, frozen=True, tag="process-freeze"):
     """The tunnel's programs at one end stand still (SIGSTOP), as on a machine that sleeps."""
 
-    end: Literal["left", "right"]
+    end: str
+    """``left``, ``right``, or the host of a member."""
 
     def apply(self, stage: Stage) -> None:
         for process in stage.processes(self.end):
@@ -217,7 +265,8 @@ class ProcessFreeze(Event, frozen=True, tag="process-freeze"):
 class ProcessThaw(Event, frozen=True, tag="process-thaw"):
     """They go on."""
 
-    end: Literal["left", "right"]
+    end: str
+    """``left``, ``right``, or the host of a member."""
 
     def apply(self, stage: Stage) -> None:
         for process in stage.processes(self.end):
@@ -233,6 +282,8 @@ AnyEvent = (
     | AddressAdd
     | AddressRemove
     | AddressChange
+    | RouteChange
+    | SessionMove
     | NatRebind
     | ProcessKill
     | ProcessRestart

@@ -143,6 +143,24 @@ class Topology:
                     return end
         raise LabError(f"no link of {host} leads to {neighbour}")
 
+    def reroute(self, host: str, destination: Network, neighbour: str) -> None:
+        """Let a host reach a network through another neighbour on the same link. Raises LabError if there is none."""
+        addresses = [
+            a.ip
+            for link in self.links.values()
+            for end in link.ends
+            if end.host.name == neighbour
+            for a in end.addresses
+        ]
+        for link in self.links.values():
+            for end in link.ends:
+                networks = [a.network for a in end.addresses if end.host.name == host]
+                for via in addresses:
+                    if via.version == destination.version and any(via in network for network in networks):
+                        end.replace_route(destination, via)
+                        return
+        raise LabError(f"{neighbour} is no neighbour of {host} for {destination}")
+
     def close(self) -> None:
         """Take everything down, in reverse order; raise what failed after all was tried. Twice is harmless."""
         failures: list[Exception] = []

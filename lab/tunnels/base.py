@@ -11,7 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -51,6 +51,10 @@ class TunnelEnd:
     """Centipede's ``listen`` at this end, in place of that of the options."""
     found_at: tuple[Endpoint, ...] | None = None
     """Where the other end finds this one; None for its outer addresses, empty for an end that must call first."""
+    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks that are reached through it."""
+    members: tuple[TunnelEnd, ...] = ()
+    """Further machines that serve the same identity; only Centipede can have them."""
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -109,6 +113,13 @@ class Tunnel(ABC):
         Raises TunnelError for a contender that has none.
         """
         raise TunnelError(f"{self.label} has no program to be started again")
+
+    def move(self, source: TunnelEnd, target: TunnelEnd) -> None:
+        """Move the live session with the other end from one member to another.
+
+        Raises TunnelError for a contender that cannot.
+        """
+        raise TunnelError(f"{self.label} cannot move a session")
 
     def processes(self, end: TunnelEnd) -> list[Process]:
         """Return the processes that carry the traffic of an end, for the account of CPU time."""

@@ -17,6 +17,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -82,7 +83,10 @@ class Centipede(Tunnel):
                 (identities[1], right, identities[0], left),
             ):
                 write_configuration(end, configuration(own, end, remote, far, self.engine, options))
-            self._start(left, right)
+                for member in end.members:  # which waits for a session to be handed over, and calls nobody
+                    silent = replace(far, found_at=())
+                    write_configuration(member, configuration(own, member, remote, silent, self.engine, options))
+            self._start(left, *left.members, right, *right.members)
             wait_for_traffic(self, left, right, options.ready_timeout_s)
             if options.scheduler == "redundant" and len(left.outer) > 1:
                 self._wait_for_paths(left, right, options)
@@ -196,7 +200,8 @@ def peer_table(remote: Identity, far: TunnelEnd, options: TunnelOptions) -> dict
         "name": far.host.name,
         "public_key": remote.public.text,
         "endpoints": [str(endpoint) for endpoint in far.endpoints],
-        "allowed_ips": [f"{address.ip}/{address.ip.max_prefixlen}" for address in far.inner],
+        "allowed_ips": [f"{address.ip}/{address.ip.max_prefixlen}" for address in far.inner]
+        + [*map(str, far.networks)],
         "scheduler": options.scheduler,
         "keepalive": options.keepalive_s is not None,
     }

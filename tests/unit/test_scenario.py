@@ -229,8 +229,46 @@ def test_an_end_is_found_where_the_file_says() -> None:
 
 def test_outer_addresses_are_of_the_ip_version_outside() -> None:
     found = scenario.parse(WHOLE.replace("[tunnel]", "[tunnel]\nip_version = 6"), name="x")
-    assert [str(each) for each in found.outer("right")] == ["fd00:0:0:1::2"]
-    assert len(found.outer("right", either=True)) == 2
+    assert [str(each) for each in found.outer(found.tunnel.right)] == ["fd00:0:0:1::2"]
+    assert len(found.outer(found.tunnel.right, either=True)) == 2
+
+
+def test_an_end_may_have_several_machines_and_a_host_behind_them() -> None:
+    text = WHOLE.replace(
+        'right = { host = "right", links = ["one"] }',
+        """right = { host = "right", links = ["one"], members = [{ host = "spare", links = ["two"] }], behind = "site" }
+[[host]]
+name = "spare"
+[[host]]
+name = "site"
+[[link]]
+name = "two"
+ends = ["spare", "site"]
+[[timeline]]
+at = 1
+do = "session-move"
+source = "right"
+target = "spare"
+host = "site"
+to = "10.7.0.1/32"
+[[expect]]
+figure = "spare.peers.0.session.rekeys"
+equals = 0
+""",
+    )
+    found = scenario.parse(text, name="x")
+    assert found.members == ("right", "spare")
+    assert [machine.host for machine in found.tunnel.right.machines] == ["right", "spare"]
+    assert [str(each) for each in found.outer(found.tunnel.right.members[0])] == ["10.2.0.1"]
+    assert found.timeline[0].title == "session-move right spare site 10.7.0.1/32"
+    for before, after, words in (
+        ('target = "spare"', 'target = "site"', "there is no end and no member 'site'"),
+        ('links = ["two"]', 'links = ["one"]', "link 'one' is not there or does not end at 'spare'"),
+        ('behind = "site"', 'behind = "nobody"', "tunnel.right.behind: there is no host 'nobody' with a link"),
+        ('figure = "spare.', 'figure = "site.', "there is no probe 'site'"),
+    ):
+        with pytest.raises(LabError, match=words):
+            scenario.parse(text.replace(before, after), name="x")
 
 
 def test_the_digest_is_of_the_text() -> None:
