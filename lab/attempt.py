@@ -345,6 +345,7 @@ def tunnel_options(scenario: Scenario) -> TunnelOptions:
     tunnel = scenario.tunnel
     return TunnelOptions(
         mtu=tunnel.mtu,
+        follow_mtu=tunnel.follow_mtu,
         txqueuelen=tunnel.txqueuelen,
         keepalive_s=tunnel.keepalive_s,
         scheduler=tunnel.scheduler,

@@ -131,6 +131,8 @@ class TunnelModel(_Model, frozen=True):
     left: EndModel
     right: EndModel
     mtu: int = 1420
+    follow_mtu: bool = False
+    """Whether Centipede's interface follows what its paths carry."""
     txqueuelen: int = 5000
     ip_version: Literal[4, 6] = 4
     """IP version outside."""

@@ -44,8 +44,9 @@ _UNLOADED_BEATS = 256
 """At a beat each 0.2 s, the least round trip takes most of a minute to rise to one that lasts."""
 _FULL_WEIGHT = 255
 _OBSERVATIONS = 3
-_MANY = 3
-"""Packets of which half may not arrive without the MTU being suspected."""
+_MANY_LOST = 2
+_UNUSUAL_LOSS = 0.05
+"""So many lost from one heartbeat to the next, and so much more of all than is usual, and the MTU is suspected."""
 _COUNT_MASK = 0xFFFF_FFFF
 
 
@@ -386,7 +387,7 @@ class Path:
         arrived = (received - last[2]) & _COUNT_MASK
         # A peer that counts anew gives a difference that looks negative: start over with it. Below zero is meant to be
         # possible otherwise: the two counts of a pair are not taken at one moment, and such errors must cancel out.
-        if sent >= _MANY and 2 * arrived <= sent:
+        if sent - arrived >= max(_MANY_LOST, (self.loss + _UNUSUAL_LOSS) * sent):
             self.mtu.suspect()
         if sent > 0 and arrived <= _COUNT_MASK >> 1:
             self._loss += (max(-1.0, 1 - arrived / sent) - self._loss) / 8

@@ -68,6 +68,8 @@ class TunnelOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What may be asked of any tunnel. A contender that cannot do a thing ignores it, and is measured as it is."""
 
     mtu: int = TUNNEL_MTU
+    follow_mtu: bool = False
+    """Centipede's ``mtu = "auto"``: the interface follows what the paths carry."""
     txqueuelen: int = 5000
     """Packets that may wait in the interface of a contender."""
     keepalive_s: int | None = None

@@ -186,7 +186,7 @@ def interface_table(own: Identity, end: TunnelEnd, engine: Engine, options: Tunn
         "private_key": own.text(),
         "address": [str(address) for address in end.inner],
         "listen": end.listen or options.listen or tuple(str(endpoint) for endpoint in _listen(end)),
-        "mtu": options.mtu,
+        "mtu": "auto" if options.follow_mtu else options.mtu,
         "engine": engine,
     }
     if options.workers is not None:

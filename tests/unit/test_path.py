@@ -281,6 +281,29 @@ def test_loss_is_what_was_sent_and_did_not_arrive() -> None:
     assert path.loss == pytest.approx(0.0, abs=0.005)
 
 
+@pytest.mark.parametrize(
+    ("usual", "sent", "lost", "checked"),
+    [
+        (0, 100, 10, True),  # ten large packets among ninety small ones, as of a path that has become narrow
+        (0, 3, 2, True),
+        (0, 3, 1, False),  # it may be the moment at which was counted
+        (0, 100, 3, False),
+        (20, 100, 23, False),
+        (20, 100, 30, True),
+    ],
+)
+def test_unusual_loss_has_the_mtu_checked_at_once(usual: int, sent: int, lost: int, checked: bool) -> None:
+    path = new_path()
+    peer = Peer(path)
+    for step in range(60):
+        exchange(path, peer, 100 + step / 5, sent=100 * step, arrived=(100 - usual) * step)
+    path.mtu.note_probe(path.mtu.size, 1, 112.0, 0.1)
+    path.mtu.note_echo(1, 112.05)
+    assert path.mtu.wanted(112.05, 1000.0) != path.mtu.size, "it has just passed"
+    exchange(path, peer, 112.2, sent=5900 + sent, arrived=(100 - usual) * 59 + sent - lost)
+    assert (path.mtu.wanted(112.2, 1000.0) == path.mtu.size) == checked
+
+
 def test_counts_that_are_not_taken_at_one_moment_cancel_out() -> None:
     path = new_path()
     peer = Peer(path)
