@@ -22,6 +22,8 @@ from lab.link import End, Interface
 from lab.process import Process
 from lab.topology import Topology
 
+_YEAR_S = 365.25 * 86400
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -34,6 +36,9 @@ class Stage:
     """Start them again at an end where they have ended. Raises LabError for a tunnel that has none."""
     move: Callable[[str, str], None]
     """Move the live session with the other end from one member to another. Raises LabError if that cannot be done."""
+
+    set_clock: Callable[[str, float], None]
+    """Set the wall clock of the tunnel's programs at an end. Raises LabError for one that has only the machine's."""
 
     def ends(self, link: str, host: str | None) -> tuple[End, ...]:
         """Return one end of a link, or both when no host is named."""
@@ -230,6 +235,23 @@ class NatRebind(Event, frozen=True, tag="nat-rebind"):
         stage.topology.nat(self.router).rebind()
 
 
+class ClockStep(Event, frozen=True, tag="clock-step"):
+    """The wall clock of the tunnel's programs at one end jumps."""
+
+    end: str
+    """``left``, ``right``, or the host of a member."""
+    ahead_s: float
+    """How far it is ahead of the true time from then on; behind, if negative."""
+
+    def apply(self, stage: Stage) -> None:
+        stage.set_clock(self.end, self.ahead_s)
+
+    @property
+    def title(self) -> str:
+        years = self.ahead_s / _YEAR_S
+        return f"clock-step {self.end} " + (f"{years:+.1f} years" if abs(years) >= 1 else f"{self.ahead_s:+g} s")
+
+
 class ProcessKill(Event, frozen=True, tag="process-kill"):
     """The tunnel's programs at one end die without a word (SIGKILL)."""
 
@@ -285,6 +307,7 @@ AnyEvent = (
     | RouteChange
     | SessionMove
     | NatRebind
+    | ClockStep
     | ProcessKill
     | ProcessRestart
     | ProcessFreeze

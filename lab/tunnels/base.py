@@ -123,6 +123,13 @@ class Tunnel(ABC):
         """
         raise TunnelError(f"{self.label} cannot move a session")
 
+    def set_clock(self, end: TunnelEnd, ahead_s: float) -> None:
+        """Set the wall clock of an end's programs so far ahead of the true time, or behind it if that is negative.
+
+        Raises TunnelError for a contender that has no clock but the machine's.
+        """
+        raise TunnelError(f"{self.label} has no clock of its own")
+
     def processes(self, end: TunnelEnd) -> list[Process]:
         """Return the processes that carry the traffic of an end, for the account of CPU time."""
         return []

@@ -29,6 +29,7 @@ from centipede.engine import native_unavailable
 from centipede.errors import CentipedeError, ControlError
 from centipede.protocol.identity import Identity
 from centipede.show import Interface
+from centipede.system.wall import VARIABLE
 from lab.process import Process, wait_until
 from lab.tracks import PathReport
 from lab.tunnels.base import (
@@ -144,6 +145,12 @@ class Centipede(Tunnel):
                 process.stop()
         self._start(end)
 
+    def set_clock(self, end: TunnelEnd, ahead_s: float) -> None:
+        file = _clock_file(end)
+        partial = file.with_name(f"{file.name}.partial")
+        partial.write_text(f"{ahead_s}\n")
+        partial.rename(file)  # which is read at any moment
+
     def _start(self, *ends: TunnelEnd) -> None:
         """Start the daemons of ends at the same time and return when all are ready."""
         with contextlib.ExitStack() as stack:
@@ -153,7 +160,9 @@ class Centipede(Tunnel):
                 readiness = stack.enter_context(Readiness(directory / "notify"))
                 argv: list[str | Path] = [sys.executable, "-m", "centipede", "run", directory / f"{INTERFACE}.toml"]
                 argv += ["--runtime-dir", directory / "run", "--state-dir", directory / "state"]
-                process = end.host.start(argv, env={"NOTIFY_SOCKET": readiness.address})
+                process = end.host.start(
+                    argv, env={"NOTIFY_SOCKET": readiness.address, VARIABLE: str(_clock_file(end))}
+                )
                 self._daemons.append((end, process))
                 started.append((process, readiness))
             for process, readiness in started:
@@ -290,6 +299,10 @@ def _listen(end: TunnelEnd) -> list[str]:
 def runtime_directory(end: TunnelEnd) -> Path:
     """Where the daemon of an end has its control socket."""
     return _directory(end) / "run"
+
+
+def _clock_file(end: TunnelEnd) -> Path:
+    return _directory(end) / "clock-ahead-s"
 
 
 def _directory(end: TunnelEnd) -> Path:

@@ -10,8 +10,9 @@ import pytest
 from lab import scenario
 from lab.errors import LabError
 from lab.impairment import Impairment
-from lab.timeline import AddressChange, Blackhole, LinkChange
+from lab.timeline import AddressChange, Blackhole, ClockStep, LinkChange
 from lab.topology import RoutePlan
+from lab.tunnels.plain import Plain
 
 HEAD = """
 title = "A scenario"
@@ -200,6 +201,16 @@ def test_what_one_end_sends_goes_before_what_both_send() -> None:
     (link,) = scenario.parse(text, name="x").plan().links
     assert [end.sends for end in link.ends] == [Impairment(delay_ms=5), Impairment(rate_bps=1_000_000)]
     assert not link.changing
+
+
+def test_a_clock_is_stepped_where_a_tunnel_has_one_of_its_own() -> None:
+    (event,) = scenario.parse(
+        WHOLE + '[[timeline]]\nat = 1\ndo = "clock-step"\nend = "left"\nahead_s = -3e8\n', name="x"
+    ).timeline
+    assert isinstance(event, ClockStep)
+    assert event.title == "clock-step left -9.5 years"
+    with pytest.raises(LabError, match="No VPN has no clock of its own"):
+        Plain().set_clock(None, 1.0)  # type: ignore[arg-type]  # which it does not look at
 
 
 def test_events_are_what_they_are_called() -> None:
