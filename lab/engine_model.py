@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from zlib import crc32
 
 from centipede.engine.contract import RESUMED_AFTER_S, RESUMED_AGAIN_S, WAITING_PACKETS
 from centipede.protocol.counters import EngineCounters, PathCounters
@@ -17,6 +18,7 @@ from centipede.protocol.drops import DropReason
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.session import Header, Opener, Sealer, is_handshake, parse_header
 from centipede.protocol.table import (
+    BUCKETS,
     Datagram,
     Event,
     FirstData,
@@ -45,6 +47,7 @@ class EngineModel:
         self._table = ForwardingTable(0, Run())
         self._windows: dict[int, dict[int, Window]] = {}
         self._counters: dict[int, list[int]] = {}
+        self._own: dict[int, Run] = {}
         self._turn = 0
         self._told: set[int] = set()
         self._newest = 0
@@ -66,18 +69,20 @@ class EngineModel:
                 if session.session <= self._newest:
                     raise InvariantError(f"session {session.session} lives twice")
                 self._windows[session.session] = {}
-                self._counters[session.session] = [0] * table.run.size
+                self._counters[session.session] = [0] * session.own.size
+                self._own[session.session] = session.own
+            elif self._own[session.session] != session.own:
+                raise InvariantError(f"session {session.session} has other shards than before")
         self._newest = max((self._newest, *numbers))
         for session_number in set(self._windows) - numbers:
-            del self._windows[session_number], self._counters[session_number]
+            del self._windows[session_number], self._counters[session_number], self._own[session_number]
         self._strangers.clear()
         known = {path.path for peer in table.peers for path in peer.paths}
         self._paths = {number: self._paths.get(number, PathCounters()) for number in known}
-        plan = self.plan
-        if plan is not None and self._waiting:
+        if self.plan is not None:
             waiting, self._waiting = self._waiting, []
             for packet in waiting:
-                self._send(plan, packet)
+                self._send(packet)
 
     def send_packet(self, packet: bytes) -> None:
         """An inner packet for the peer."""
@@ -88,7 +93,7 @@ class EngineModel:
             self._resumed_at = now
             self._events.append(Resumed(self._table.peers[0].peer, now))
         if plan is not None:
-            self._send(plan, packet)
+            self._send(packet)
         elif len(self._waiting) < WAITING_PACKETS:
             self._waiting.append(packet)
 
@@ -118,8 +123,9 @@ class EngineModel:
 
     @property
     def plan(self) -> SendPlan | None:
-        """How data is sent now."""
-        return self._table.peers[0].plan if self._table.peers else None
+        """How data is sent now; the first of several plans."""
+        plans = self._table.peers[0].plans if self._table.peers else ()
+        return plans[0] if plans else None
 
     @property
     def session_keys(self) -> tuple[bytes, bytes] | None:
@@ -133,18 +139,22 @@ class EngineModel:
         paths = self._table.peers[0].paths if self._table.peers else ()
         return next((path for path in paths if path.local == local and path.remote == remote), None)
 
-    def _send(self, plan: SendPlan, packet: bytes) -> None:
-        worker = self._turn = (self._turn + 1) % self._table.run.size
+    def _send(self, packet: bytes) -> None:
+        peer = self._table.peers[0]
+        # The packets of the simulation are no IP packets: each is a flow of its own.
+        plan = peer.plans[peer.shares[crc32(packet) % BUCKETS] if peer.shares else 0]
+        own = self._own[plan.session]
+        worker = self._turn = (self._turn + 1) % own.size
         counter = self._counters[plan.session][worker]
         self._counters[plan.session][worker] = counter + 1
         datagram = Sealer(plan.key).seal(
             counter,
-            source=self._table.run.shard_of(worker),
+            source=own.shard_of(worker),
             base=plan.base,
             shard=plan.run.shard_of(worker),
             plaintext=packet,
         )
-        # The packets of the simulation are no IP packets: every fifth one is urgent.
+        # Nor do they say what is urgent: every fifth one is.
         urgent = plan.urgent and counter % 5 == 0
         for path in plan.urgent if urgent else plan.paths[: plan.copies]:
             old = self._paths[path.path]
@@ -157,7 +167,7 @@ class EngineModel:
         session = next((one for one in self._table.sessions if one.base == header.base), None)
         if session is None:
             return DropReason.UNKNOWN_SESSION
-        if header.shard not in self._table.run:
+        if header.shard not in session.own:
             return DropReason.FOREIGN_SHARD
         if not any(header.source in run for run in session.sources):
             return DropReason.UNKNOWN_SHARD

@@ -44,16 +44,19 @@ _ENDPOINT = struct.Struct("=16sIHBx")
 _RUN = struct.Struct("=HBx")
 _ROUTE = struct.Struct("=16sQBB6x")
 _PATH = struct.Struct("=Q24s24sQQ")
-_PEER = struct.Struct("=QQ" + 9 * "I" + "4s6s2x32s")
-_SESSION = struct.Struct("=QQIIQ6sBx32s")
+_PEER = struct.Struct("=Q" + 6 * "I")
+_PLAN = struct.Struct("=Q" + 7 * "I" + "4s6s2x32s")
+_SESSION = struct.Struct("=QQIIQ4s6sB5x32s")
 _EVENT = struct.Struct("=IIII" + "QQQ" + "24s24s")
 
 _ELEMENTS = {
-    "routes": "engine_route",
-    "peers": "engine_peer",
-    "sessions": "engine_session",
-    "paths": "engine_path",
-    "sources": "engine_run",
+    "routes": "struct engine_route",
+    "peers": "struct engine_peer",
+    "plans": "struct engine_plan",
+    "sessions": "struct engine_session",
+    "paths": "struct engine_path",
+    "sources": "struct engine_run",
+    "shares": "uint8_t",
 }
 """The element type of each array in struct engine_table."""
 
@@ -208,19 +211,20 @@ class NativeEngine(Engine):
                 "struct engine_table *",
                 {
                     "generation": table.generation,
-                    "run": {"first": table.run.first, "k": table.run.k},
                     "route_count": len(table.routes),
                     "peer_count": len(table.peers),
+                    "plan_count": len(packed["plans"]) // _PLAN.size,
                     "session_count": len(table.sessions),
                     "path_count": len(packed["paths"]) // _PATH.size,
                     "source_count": len(packed["sources"]) // _RUN.size,
+                    "share_count": len(packed["shares"]),
                     # from_buffer keeps the arrays alive as long as its result, and `packed` does until the end.
                     **{field: self._pointer(field, array) for field, array in packed.items()},
                 },
             )
             self._check(self._lib.engine_apply(self._engine, view))
         finally:
-            for name in ("peers", "sessions"):  # these hold keys
+            for name in ("plans", "sessions"):  # these hold keys
                 packed[name][:] = bytes(len(packed[name]))
 
     def send(
@@ -285,7 +289,7 @@ class NativeEngine(Engine):
         return packed
 
     def _pointer(self, field: str, array: bytearray) -> Any:
-        return self._ffi.from_buffer(f"struct {_ELEMENTS[field]}[]", array)
+        return self._ffi.from_buffer(f"{_ELEMENTS[field]}[]", array)
 
     def _endpoint(self, endpoint: Endpoint) -> Any:
         return self._ffi.from_buffer("struct engine_endpoint[]", _pack_endpoint(endpoint))
@@ -303,7 +307,7 @@ class NativeEngine(Engine):
         return {
             lib.ENGINE_NO_MEMORY: "there is not enough memory",
             lib.ENGINE_BAD_TABLE: "the table contradicts itself, or gives workers no shard each",
-            lib.ENGINE_SECOND_LIFE: "a session would live twice",
+            lib.ENGINE_SECOND_LIFE: "a session would live twice, or have other shards than before",
             lib.ENGINE_NO_AEAD: "the AEAD is not available, or failed its known answers",
             lib.ENGINE_TOO_MANY: "too many workers, or too many local addresses",
             lib.ENGINE_IN_USE: "the local address is served already",
@@ -313,7 +317,8 @@ class NativeEngine(Engine):
 
 def _pack_table(table: ForwardingTable, routes: bytearray) -> dict[str, bytearray]:
     """The arrays of a table, by their names in struct engine_table."""
-    peers, sessions, paths, sources = bytearray(), bytearray(), bytearray(), bytearray()
+    peers, plans, sessions = bytearray(), bytearray(), bytearray()
+    paths, sources, shares = bytearray(), bytearray(), bytearray()
     for session in table.sessions:
         sessions += _SESSION.pack(
             session.session,
@@ -321,42 +326,53 @@ def _pack_table(table: ForwardingTable, routes: bytearray) -> dict[str, bytearra
             len(sources) // _RUN.size,
             len(session.sources),
             round(session.reorder_s / _NS),
+            _pack_run(session.own),
             session.base,
             session.pending,
             session.key,
         )
         for run in session.sources:
-            sources += _RUN.pack(run.first, run.k)
+            sources += _pack_run(run)
     for peer in table.peers:
-        known_first = len(paths) // _PATH.size
-        paths += _pack_paths(peer.paths)
-        plan_first = len(paths) // _PATH.size
-        plan = peer.plan
-        if plan is not None:
-            paths += _pack_paths(plan.paths)
-        urgent_first = len(paths) // _PATH.size
-        if plan is not None:
-            paths += _pack_paths(plan.urgent)
-        lane_first = len(paths) // _PATH.size
-        for lane in plan.lanes if plan else ():
-            paths += _pack_path(lane.path, lane.rate_bytes_per_s, round(lane.delay_s / _NS))
         peers += _PEER.pack(
             peer.peer,
-            plan.session if plan else 0,
-            known_first,
+            len(paths) // _PATH.size,
             len(peer.paths),
-            plan_first,
-            len(plan.paths) if plan else 0,
-            min(plan.copies, len(plan.paths)) if plan else 0,
-            urgent_first,
-            len(plan.urgent) if plan else 0,
-            lane_first,
-            len(plan.lanes) if plan else 0,
-            _pack_run(plan.run if plan else Run()),
-            plan.base if plan else b"",
-            plan.key if plan else b"",
+            len(plans) // _PLAN.size,
+            len(peer.plans),
+            len(shares),
+            len(peer.shares),
         )
-    return {"routes": routes, "peers": peers, "sessions": sessions, "paths": paths, "sources": sources}
+        paths += _pack_paths(peer.paths)
+        shares += bytes(peer.shares)
+        for plan in peer.plans:
+            path_first = len(paths) // _PATH.size
+            urgent_first = path_first + len(plan.paths)
+            plans += _PLAN.pack(
+                plan.session,
+                path_first,
+                len(plan.paths),
+                min(plan.copies, len(plan.paths)),
+                urgent_first,
+                len(plan.urgent),
+                urgent_first + len(plan.urgent),
+                len(plan.lanes),
+                _pack_run(plan.run),
+                plan.base,
+                plan.key,
+            )
+            paths += _pack_paths(plan.paths) + _pack_paths(plan.urgent)
+            for lane in plan.lanes:
+                paths += _pack_path(lane.path, lane.rate_bytes_per_s, round(lane.delay_s / _NS))
+    return {
+        "routes": routes,
+        "peers": peers,
+        "plans": plans,
+        "sessions": sessions,
+        "paths": paths,
+        "sources": sources,
+        "shares": shares,
+    }
 
 
 def _pack_run(run: Run) -> bytes:

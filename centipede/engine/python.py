@@ -151,8 +151,9 @@ class _Worker:
             if number not in view.outlets:
                 self.drops[DropReason.NO_SESSION] += len(outlet.waiting)
         for outlet in view.outlets.values():
-            while outlet.plan and outlet.waiting:
-                self._transmit(outlet.plan, outlet.waiting.popleft())
+            while outlet.plans and outlet.waiting:
+                packet = outlet.waiting.popleft()
+                self._transmit(outlet.plan_for(packet), packet)
         view.taken.set()
 
     def _rest(self, fileobj: int | socket.socket) -> None:
@@ -193,8 +194,8 @@ class _Worker:
                 drops[DropReason.NO_ROUTE] += 1
                 continue
             self._mark_use(outlet, clock())
-            if outlet.plan is not None:
-                self._transmit(outlet.plan, packet)
+            if outlet.plans:
+                self._transmit(outlet.plan_for(packet), packet)
             else:
                 if len(outlet.waiting) == WAITING_PACKETS:
                     drops[DropReason.NO_SESSION] += 1  # of the oldest, which append pushes out
@@ -205,7 +206,7 @@ class _Worker:
         peer = outlet.peer
         resumed = now - peer.last_tx >= RESUMED_AFTER_S
         peer.last_tx = now
-        if resumed or (outlet.plan is None and now - peer.resumed_at >= RESUMED_AGAIN_S):
+        if resumed or (not outlet.plans and now - peer.resumed_at >= RESUMED_AGAIN_S):
             peer.resumed_at = now
             self._tell(DropReason.EVENT_RING_FULL, Resumed(outlet.number, now))
 
@@ -281,7 +282,7 @@ class _Worker:
         inlet = view.inlets.get(header.base)
         if inlet is None:
             return DropReason.UNKNOWN_SESSION
-        if header.shard not in view.shards:
+        if header.shard not in inlet.shards:
             return DropReason.FOREIGN_SHARD
         window = inlet.windows.get(header.source)
         if window is None:

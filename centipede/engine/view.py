@@ -22,9 +22,10 @@ from centipede.engine.reorder import Reorder
 from centipede.engine.sockets import SocketAddress, socket_address
 from centipede.protocol.counters import PathCounters
 from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.inner import flow_hash
 from centipede.protocol.routing import Routing
 from centipede.protocol.session import Opener, Sealer
-from centipede.protocol.table import ForwardingTable, ReceiveSession, Run, SendPlan, TablePath, TablePeer
+from centipede.protocol.table import BUCKETS, ForwardingTable, ReceiveSession, Run, SendPlan, TablePath, TablePeer
 from centipede.protocol.window import Verdict, Window
 
 
@@ -80,9 +81,10 @@ class Counter:
 class Session:
     """What is kept for a session number while tables name it. It goes with the keys."""
 
-    __slots__ = ("counters", "first_data", "opener", "reorders", "sealer", "windows")
+    __slots__ = ("counters", "first_data", "opener", "own", "reorders", "sealer", "windows")
 
     def __init__(self, receive: ReceiveSession, workers: int) -> None:
+        self.own = receive.own
         self.opener = Opener(receive.key)
         self.sealer: Sealer | None = None
         self.counters = [Counter() for _ in range(workers)]
@@ -208,7 +210,14 @@ class Outlet(NamedTuple):
     number: int
     peer: Peer
     waiting: deque[bytes]
-    plan: Plan | None
+    plans: tuple[Plan, ...]
+    """Empty: packets wait."""
+    shares: tuple[int, ...]
+    """Empty, or for each value of a flow's hash the index of its plan."""
+
+    def plan_for(self, packet: bytes) -> Plan:
+        """The plan that the packet's flow takes; there is one."""
+        return self.plans[self.shares[flow_hash(packet) % BUCKETS] if self.shares else 0]
 
 
 class Inlet(NamedTuple):
@@ -216,6 +225,8 @@ class Inlet(NamedTuple):
 
     number: int
     peer: int
+    shards: range
+    """This machine's own, any of which any worker may receive for."""
     opener: Opener
     windows: Mapping[int, SharedWindow]
     """By source shard."""
@@ -233,8 +244,6 @@ Strangers: TypeAlias = dict[tuple[int, Endpoint, SocketAddress], Once]
 class View(NamedTuple):
     """A forwarding table and the local addresses, resolved for one worker."""
 
-    shards: range
-    """This machine's own, any of which any worker may receive for."""
     lookup: Callable[[bytes], int | None]
     """The peer that a packed inner address belongs to."""
     outlets: Mapping[int, Outlet]
@@ -251,7 +260,7 @@ class View(NamedTuple):
 
 def empty_view() -> View:
     """The view before the first table."""
-    return View(range(0), Routing(()).lookup, {}, {}, {}, {}, {}, threading.Event())
+    return View(Routing(()).lookup, {}, {}, {}, {}, {}, threading.Event())
 
 
 class State:
@@ -272,14 +281,19 @@ class State:
         Raises ValueError, and changes nothing, if a session would live twice (its counters would begin again, and
         repeat nonces), if workers would have to share a shard, or if a plan's session is not among the table's.
         """
-        if table.run.size < self._workers:
-            raise ValueError(f"{self._workers} workers cannot have a shard each of {table.run}")
+        for receive in table.sessions:
+            if receive.own.size < self._workers:
+                raise ValueError(f"{self._workers} workers cannot have a shard each of {receive.own}")
         named = {receive.session: receive for receive in table.sessions}
         begun = sorted(named.keys() - self._sessions.keys())
         if begun and begun[0] <= self._newest_session:
             raise ValueError(f"session {begun[0]} would live twice")
-        if any(peer.plan and peer.plan.session not in named for peer in table.peers):
+        if any(self._sessions[number].own != named[number].own for number in named.keys() & self._sessions.keys()):
+            raise ValueError("a session would have other shards than before")
+        if any(plan.session not in named for peer in table.peers for plan in peer.plans):
             raise ValueError("a plan's session is not among the table's sessions")
+        if any(len(peer.shares) != (BUCKETS if len(peer.plans) > 1 else 0) for peer in table.peers):
+            raise ValueError("a peer's shares do not fit its plans")
 
         workers = self._workers
         self._sessions = {n: self._sessions.get(n) or Session(receive, workers) for n, receive in named.items()}
@@ -301,15 +315,13 @@ class State:
                 address = _address(path)
                 if address and path.local in paths:
                     paths[path.local][peer.peer, address] = self.paths[path.path]
-        run = self._table.run
-        shards = range(run.first, run.first + run.size)
         views = []
         for worker in range(self._workers):
             own = {local: of_local[worker] for local, of_local in sockets.items()}
             inlets = {receive.base: self._inlet(receive, worker) for receive in self._table.sessions}
             outlets = {peer.peer: self._outlet(peer, own, worker) for peer in self._table.peers}
             taken = threading.Event()
-            views.append(View(shards, lookup, outlets, inlets, own, paths, self._strangers, taken))
+            views.append(View(lookup, outlets, inlets, own, paths, self._strangers, taken))
         return views
 
     def _inlet(self, receive: ReceiveSession, worker: int) -> Inlet:
@@ -319,6 +331,7 @@ class State:
         return Inlet(
             number=receive.session,
             peer=receive.peer,
+            shards=range(receive.own.first, receive.own.first + receive.own.size),
             opener=session.opener,
             windows=dict(session.windows),
             first_data=session.first_data if receive.pending else None,
@@ -328,14 +341,14 @@ class State:
                 for run in receive.sources
                 for shard in range(run.first, run.first + run.size)
                 # The worker that the sender of this shard addresses, and that its packets are steered to.
-                if receive.reorder_s > 0 and (shard - run.first) % self._table.run.size % self._workers == worker
+                if receive.reorder_s > 0 and (shard - run.first) % receive.own.size % self._workers == worker
             },
         )
 
     def _outlet(self, peer: TablePeer, sockets: Mapping[Endpoint, socket.socket], worker: int) -> Outlet:
         kept = self.peers[peer.peer]
-        plan = self._plan(peer.plan, sockets, worker) if peer.plan else None
-        return Outlet(peer.peer, kept, kept.waiting[worker], plan)
+        plans = tuple(self._plan(plan, sockets, worker) for plan in peer.plans)
+        return Outlet(peer.peer, kept, kept.waiting[worker], plans, peer.shares)
 
     def _plan(self, plan: SendPlan, sockets: Mapping[Endpoint, socket.socket], worker: int) -> Plan:
         session = self._sessions[plan.session]
@@ -349,7 +362,7 @@ class State:
         return Plan(
             sealer=session.sealer,
             counter=session.counters[worker],
-            source=self._table.run.shard_of(worker),
+            source=session.own.shard_of(worker),
             base=plan.base,
             shard=plan.run.shard_of(worker),
             hops=tuple(hop(path) for path in plan.paths[: plan.copies]),
@@ -362,7 +375,7 @@ class State:
 
 
 def _paths_of(peer: TablePeer) -> tuple[TablePath, ...]:
-    return peer.paths + (peer.plan.listed if peer.plan else ())
+    return (*peer.paths, *(path for plan in peer.plans for path in plan.listed))
 
 
 def _address(path: TablePath) -> SocketAddress | None:

@@ -42,7 +42,9 @@ class Session:
     peer_base: bytes
     """6 bytes: what the peer receives under."""
     run: Run
-    """The peer's shards, as the handshake named them."""
+    """The shards of the peer's machine that the handshake was made with."""
+    own: Run
+    """This machine's own shards under the session."""
     keys: SessionKeys = field(repr=False)
     timestamp: int
     initiator: PublicKey
@@ -140,6 +142,7 @@ class Session:
             key=self.keys.rx_data,
             pending=self.established is None,
             sources=tuple(self.sources),
+            own=self.own,
         )
 
 

@@ -9,6 +9,7 @@ engine's question. These functions run once per packet and never raise, whatever
 from __future__ import annotations
 
 from typing import NamedTuple
+from zlib import crc32
 
 from centipede.protocol.drops import DropReason
 from centipede.protocol.session import BytesLike
@@ -71,6 +72,23 @@ def is_urgent(packet: BytesLike) -> bool:
     if length <= URGENT_BYTES or dscp >= URGENT_DSCP:
         return True
     return protocol == _TCP and not later and bool(packet[start + 13] & _CONTROL_FLAGS)
+
+
+def flow_hash(packet: BytesLike) -> int:
+    """A number that the packets of one flow share, by inner addresses, protocol and, if there are any, ports.
+
+    All fragments of a packet have the same. For packets that :func:`read_inner` took.
+    """
+    if packet[0] >> 4 == 4:
+        start, protocol = (packet[0] & 15) * 4, packet[9]
+        addresses = bytes(packet[12:20])
+        fragment = packet[6] & 0x3F or packet[7]
+    else:
+        start, protocol = _IPV6_HEADER, packet[6]
+        addresses = bytes(packet[8:40])
+        fragment = 0
+    ports = bytes(packet[start : start + 4]) if protocol in (_TCP, _UDP) and not fragment else b""
+    return crc32(addresses + bytes((protocol,)) + ports)
 
 
 def finish_inner(plaintext: bytes) -> bytes | DropReason:

@@ -225,7 +225,7 @@ class Node:
             raise Refused(DropReason.UNKNOWN_SESSION)
         if not header.control:
             raise Refused(DropReason.CONTROL_MALFORMED)
-        if header.shard != ANY_SHARD and header.shard not in self._context.run:
+        if header.shard != ANY_SHARD and header.shard not in session.own:
             raise Refused(DropReason.FOREIGN_SHARD)
         peer = self._touch(self._numbered[session.peer], now)
         peer.receive_control(session, header, event, now)

@@ -40,7 +40,7 @@ class Peer:
         """Raises ValueError for a scheduler that does not exist."""
         self.number = number
         self.record = record or PeerRecord(spec.public_key)
-        self.plan: SendPlan | None = None
+        self.plans: tuple[SendPlan, ...] = ()
         """As of the last ``settle``."""
         self._context = context
         self._timing = context.timing
@@ -63,7 +63,7 @@ class Peer:
     @property
     def table_peer(self) -> TablePeer:
         """What the engine must know of the peer."""
-        return TablePeer(self.number, self.plan, self._reach.table_paths)
+        return TablePeer(self.number, self.plans, self._reach.table_paths)
 
     @property
     def table_sessions(self) -> tuple[ReceiveSession, ...]:
@@ -248,8 +248,9 @@ class Peer:
 
     def settle(self, now: float) -> float:
         """Let plan, record and rhythm follow from the state; returns when ``handle_timer`` is due."""
-        self.plan = self._make_plan(now)
-        self._reach.pulse.carrying = frozenset(path.path for path in self.plan.listed) if self.plan else frozenset()
+        plan = self._make_plan(now)
+        self.plans = () if plan is None else (plan,)
+        self._reach.pulse.carrying = frozenset(path.path for plan in self.plans for path in plan.listed)
         # The last ones known stay in the record, however long ago that was: there may be no others to try.
         self._store(replace(self.record, addresses=self._reach.addresses or self.record.addresses))
         return min(
@@ -377,6 +378,7 @@ class Peer:
             base=attempt.base,
             peer_base=finished.base,
             run=run,
+            own=self._context.run,
             keys=finished.keys,
             timestamp=attempt.timestamp,
             initiator=self._context.identity.public,

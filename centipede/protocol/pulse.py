@@ -95,12 +95,12 @@ class Pulse:
             beat = path.compose(
                 now,
                 next_in_s=next_in_s,
-                k=self._context.run.k,
+                k=session.own.k,
                 answer_now=answer_now,
                 bye=bye,
                 draining=self._context.draining,
             )
-            datagram = session.seal_control(beat.encode(), source=self._context.run.first, shard=shard)
+            datagram = session.seal_control(beat.encode(), source=session.own.first, shard=shard)
             if datagram is not None:
                 self._context.send(path.local, path.remote, datagram)
         # A question on a pair that never worked proves nothing, unless there is none that does.
@@ -112,8 +112,8 @@ class Pulse:
         (session, *_) = self._association.speaking(now)
         next_in_s = min(self._interval_s(path, now), self._limit_s())
         shard = path.run.first if path.run is not None and path.run in session.sources else ANY_SHARD
-        beat = path.compose(now, next_in_s=next_in_s, k=self._context.run.k, answer_now=True, size_bytes=size_bytes)
-        datagram = session.seal_control(beat.encode(), source=self._context.run.first, shard=shard)
+        beat = path.compose(now, next_in_s=next_in_s, k=session.own.k, answer_now=True, size_bytes=size_bytes)
+        datagram = session.seal_control(beat.encode(), source=session.own.first, shard=shard)
         if datagram is not None:
             self._context.send(path.local, path.remote, datagram, dont_fragment=True)
 
@@ -160,7 +160,7 @@ class Pulse:
         """Send a message that is no heartbeat, under the current session."""
         (session, *_) = self._association.speaking(now)
         shard = path.run.first if path.run is not None and path.run in session.sources else ANY_SHARD
-        datagram = session.seal_control(message.encode(), source=self._context.run.first, shard=shard)
+        datagram = session.seal_control(message.encode(), source=session.own.first, shard=shard)
         if datagram is not None:
             path.note_sent(len(datagram))
             self._context.send(path.local, path.remote, datagram)

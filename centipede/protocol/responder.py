@@ -123,6 +123,7 @@ class Responder:
             base=base,
             peer_base=initiate.base,
             run=run,
+            own=context.run,
             keys=keys,
             timestamp=initiate.timestamp,
             initiator=initiate.remote,

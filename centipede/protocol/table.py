@@ -7,9 +7,9 @@ What a table *describes* is immutable; what an engine *keeps* for it is not, and
 
 - ``ReceiveSession.session``: the engine creates one replay window per source shard when a session first appears in a
   table, keeps it over all later tables that name the session, and wipes it with the key when a table no longer does.
-- ``SendPlan.session``: likewise one sending counter per own shard. It lives exactly as long as the
-  ``ReceiveSession`` of the same number, which every table with the plan also holds: a plan may leave a session and
-  come back to it.
+- ``SendPlan.session``: likewise one sending counter per own shard (``ReceiveSession.own``). It lives exactly as long
+  as the ``ReceiveSession`` of the same number, which every table with the plan also holds: a plan may leave a session
+  and come back to it.
 - ``TablePath.path``: likewise the traffic counters of a path.
 
 All three kinds of number ascend and are never used again, so an engine can refuse to give a session a second life:
@@ -26,6 +26,8 @@ from centipede.protocol.endpoint import Endpoint
 
 REORDER_PACKETS = 1024
 """Counters that the wait for earlier packets spans at most."""
+BUCKETS = 256
+"""Flows are told apart by so many values of a hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +75,13 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class SendPlan:
-    """How to send to a peer: the key, the peer's run of shards, and the paths in order of preference.
+    """How to send to one machine of a peer: the key, its run of shards, and the paths to it in order of preference.
 
-    Each packet is sealed once. A packet that is urgent goes to each of ``urgent``, if there are any. Another goes to
-    the lane that would deliver it first, if there are lanes, else to the first ``copies`` of ``paths``. What is urgent
-    says :func:`centipede.protocol.inner.is_urgent`; a superpacket of several segments never is.
+    It sends from this machine's own shards under the session (``ReceiveSession.own``): worker i from
+    ``own.shard_of(i)``, to ``run.shard_of(i)``. Each packet is sealed once. A packet that is urgent goes to each of
+    ``urgent``, if there are any. Another goes to the lane that would deliver it first, if there are lanes, else to the
+    first ``copies`` of ``paths``. What is urgent says :func:`centipede.protocol.inner.is_urgent`; a superpacket of
+    several segments never is.
 
     A lane is busy until it has sent what it was given, at its rate. It delivers a packet when it is free, plus the time
     to send the packet, plus its delay; of equals the first is taken. That much is kept for the path's number, so a lane
@@ -90,7 +94,7 @@ class SendPlan:
     key: bytes = field(repr=False)
     """32 bytes: seals data towards the peer."""
     run: Run
-    """The peer's shards; sending worker i addresses ``run.shard_of(i)``."""
+    """The shards of the peer's machine."""
     paths: tuple[TablePath, ...]
     """Never empty, best first."""
     copies: int
@@ -118,6 +122,9 @@ class ReceiveSession:
     """The engine reports the first packet it opens under a pending session as :class:`FirstData`."""
     sources: tuple[Run, ...]
     """The peer's runs heard so far: a window exists for each of their shards."""
+    own: Run
+    """This machine's own shards under the session: what it accepts data for and sends from, a shard for each worker at
+    least. The same in all tables, or counters would begin again under shards that had them."""
     reorder_s: float = 0.0
     """More than 0: the packets of a source shard are delivered in order as far as possible.
 
@@ -129,11 +136,18 @@ class ReceiveSession:
 
 @dataclass(frozen=True, slots=True)
 class TablePeer:
-    """A peer: how to send to it (None: packets wait) and every path known to lead to it."""
+    """A peer: how to send to each of its machines (none: packets wait) and every path known to lead to it.
+
+    With more than one plan, ``shares`` says which flow takes which: the packets whose inner addresses, protocol and
+    ports have the hash h take the plan ``plans[shares[h % BUCKETS]]``. What has no ports, a fragment among them, is
+    told apart without. The hash is the engine's own.
+    """
 
     peer: int
-    plan: SendPlan | None
+    plans: tuple[SendPlan, ...]
     paths: tuple[TablePath, ...]
+    shares: tuple[int, ...] = ()
+    """Empty with fewer than two plans, else :data:`BUCKETS` indexes of plans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +165,7 @@ class ForwardingTable:
     generation: int
     """Ascends by one with each table."""
     run: Run
-    """This machine's own shards: ``run.shard_of(i)`` is worker i's."""
+    """This machine's own shards under the sessions it makes."""
     routes: tuple[Route, ...] = ()
     peers: tuple[TablePeer, ...] = ()
     sessions: tuple[ReceiveSession, ...] = ()

@@ -217,10 +217,11 @@ loop_open(struct loop *l)
 	struct engine_path path = { .path = 1, .local = local, .remote = local };
 	struct engine_route route = { .network = { 10 }, .peer = 1, .version = 4, .prefix = 8 };
 	struct engine_run run = { 0 };
-	struct engine_peer peer = { .peer = 1, .session = 1, .plan_count = 1, .copies = 1 };
+	struct engine_peer peer = { .peer = 1, .plan_count = 1 };
+	struct engine_plan plan = { .session = 1, .path_count = 1, .copies = 1 };
 	struct engine_session session = { .session = 1, .peer = 1, .source_count = 1 };
-	struct engine_table table = { .generation = 1, .route_count = 1, .peer_count = 1, .session_count = 1,
-	    .path_count = 1, .source_count = 1, .routes = &route, .peers = &peer, .sessions = &session, .paths = &path,
+	struct engine_table table = { .generation = 1, .route_count = 1, .peer_count = 1, .plan_count = 1, .session_count = 1,
+	    .path_count = 1, .source_count = 1, .routes = &route, .peers = &peer, .plans = &plan, .sessions = &session, .paths = &path,
 	    .sources = &run };
 	int tun = open("/dev/null", O_RDWR), fd = socket(AF_INET, SOCK_DGRAM, 0), error;
 

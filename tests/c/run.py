@@ -31,7 +31,8 @@ def program(name: str, sanitizer: str | None) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / (f"{name}-{sanitizer}" if sanitizer else name)
     flags = ["-g", "-O1", "-fno-omit-frame-pointer", *build.SANITIZERS[sanitizer]] if sanitizer else [*build.OPTIMISED]
-    command = ["gcc", *build.STANDARD, *flags, *build.STRICT, *build.macro_flags(), f"-I{build.SOURCE}"]
+    # Nothing is bound lazily: the resolver saves vector registers, which may hold keys, on the stack.
+    command = ["gcc", *build.STANDARD, "-Wl,-z,now", *flags, *build.STRICT, *build.macro_flags(), f"-I{build.SOURCE}"]
     command += [str(HERE / f"{name}.c"), *map(str, build.sources()), "-o", str(path)]
     subprocess.run([*command, *(f"-l{library}" for library in build.LIBRARIES)], check=True)
     return path

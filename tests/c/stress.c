@@ -179,24 +179,30 @@ apply(struct engine *e, uint64_t generation, uint64_t session, uint16_t port, bo
 	struct engine_path path = { .path = generation / 7, .local = loopback(port), .remote = loopback(port) };
 	struct engine_route route = { .network = { 10 }, .peer = 1, .version = 4, .prefix = 8 };
 	struct engine_run run = { .first = 0, .k = 1 };
-	struct engine_peer peer = { .peer = 1, .session = session, .known_count = generation % 3 != 0,
-	    .plan_count = planned, .copies = 1, .run = run };
+	/* One plan or two, which share the flows; the second one's session is the same. */
+	uint32_t plan_count = !planned ? 0 : generation % 5 == 0 ? 2 : 1;
+	uint8_t shares[ENGINE_BUCKETS] = { 0, 1, 1 };
+	struct engine_peer peer = { .peer = 1, .known_count = generation % 3 != 0, .plan_count = plan_count,
+	    .share_count = plan_count > 1 ? ENGINE_BUCKETS : 0 };
+	struct engine_plan plans[2] = { { .session = session, .path_count = 1, .copies = 1, .run = run } };
 	struct engine_session sessions[2] = {
-		{ .session = session, .peer = 1, .source_count = 1, .pending = generation % 2 != 0 },
-		{ .session = session + 1, .peer = 1, .source_count = 1 },
+		{ .session = session, .peer = 1, .source_count = 1, .own = run, .pending = generation % 2 != 0 },
+		{ .session = session + 1, .peer = 1, .source_count = 1, .own = run },
 	};
-	struct engine_table table = { .generation = generation, .run = run, .route_count = 1, .peer_count = 1,
-	    .session_count = 2, .path_count = 1, .source_count = 1, .routes = &route, .peers = &peer, .sessions = sessions,
-	    .paths = &path, .sources = &run };
+	struct engine_table table = { .generation = generation, .route_count = 1, .peer_count = 1,
+	    .plan_count = plan_count, .session_count = 2, .path_count = 1, .source_count = 1, .share_count = ENGINE_BUCKETS,
+	    .routes = &route, .peers = &peer, .plans = plans, .sessions = sessions, .paths = &path, .sources = &run,
+	    .shares = shares };
 
 	/* Every session has a base and a key of its own, so that nothing is opened under a wrong one. */
-	memcpy(peer.base, &session, sizeof(peer.base));
-	memcpy(sessions[0].base, &session, sizeof(peer.base));
-	memset(peer.key, (int)session, sizeof(peer.key));
-	memset(sessions[0].key, (int)session, sizeof(peer.key));
+	memcpy(plans[0].base, &session, sizeof(plans[0].base));
+	memcpy(sessions[0].base, &session, sizeof(plans[0].base));
+	memset(plans[0].key, (int)session, sizeof(plans[0].key));
+	memset(sessions[0].key, (int)session, sizeof(plans[0].key));
+	plans[1] = plans[0];
 	session++;
-	memcpy(sessions[1].base, &session, sizeof(peer.base));
-	memset(sessions[1].key, (int)session, sizeof(peer.key));
+	memcpy(sessions[1].base, &session, sizeof(plans[0].base));
+	memset(sessions[1].key, (int)session, sizeof(plans[0].key));
 	assert(engine_apply(e, &table) == 0);
 }
 
@@ -310,15 +316,17 @@ apply_secret(struct engine *e, uint64_t session, uint16_t port)
 	struct engine_path path = { .path = 1, .local = loopback(port), .remote = loopback(port) };
 	struct engine_route route = { .network = { 10 }, .peer = 1, .version = 4, .prefix = 8 };
 	struct engine_run run = { 0 };
-	struct engine_peer peer = { .peer = 1, .session = session, .plan_count = 1, .copies = 1, .run = run };
-	struct engine_session receive = { .session = session, .peer = 1, .source_count = 1 };
-	struct engine_table table = { .run = run, .route_count = 1, .peer_count = 1, .session_count = 1, .path_count = 1,
-	    .source_count = 1, .routes = &route, .peers = &peer, .sessions = &receive, .paths = &path, .sources = &run };
+	struct engine_peer peer = { .peer = 1, .plan_count = 1 };
+	struct engine_plan plan = { .session = session, .path_count = 1, .copies = 1, .run = run };
+	struct engine_session receive = { .session = session, .peer = 1, .source_count = 1, .own = run };
+	struct engine_table table = { .route_count = 1, .peer_count = 1, .plan_count = 1, .session_count = 1, .path_count = 1,
+	    .source_count = 1, .routes = &route, .peers = &peer, .plans = &plan, .sessions = &receive, .paths = &path,
+	    .sources = &run };
 
-	secret(peer.key, (uint8_t)session);
+	secret(plan.key, (uint8_t)session);
 	secret(receive.key, (uint8_t)session);
 	assert(engine_apply(e, &table) == 0);
-	explicit_bzero(&peer, sizeof(peer));
+	explicit_bzero(&plan, sizeof(plan));
 	explicit_bzero(&receive, sizeof(receive));
 }
 
@@ -344,9 +352,10 @@ test_keys(enum engine_aead aead)
 	fd = udp_socket(&port);
 	local = loopback(port);
 	assert(engine_add_local(e, &local, &fd) == 0 && engine_start(e) == 0);
-	apply_secret(e, 1, port);
+	/* Before there are keys: a thread inherits the registers of the one that makes it, and may save them on its stack. */
 	atomic_store(&done, false);
 	assert(pthread_create(&thread, NULL, carry, &pair[0]) == 0);
+	apply_secret(e, 1, port);
 	for (n = atomic_load(&packets_read); atomic_load(&packets_read) < n + 100;)
 		sched_yield();
 	atomic_store(&done, true);

@@ -190,11 +190,13 @@ class Rig:
         return replace(SendPlan(self.SESSION, self.TX_BASE, self.TX_KEY, Run(), paths, copies=1), **changes)
 
     def session(self, **changes: Any) -> ReceiveSession:
-        given = ReceiveSession(self.SESSION, self.PEER, self.RX_BASE, self.RX_KEY, pending=False, sources=(Run(),))
+        given = ReceiveSession(
+            self.SESSION, self.PEER, self.RX_BASE, self.RX_KEY, pending=False, sources=(Run(),), own=self.run
+        )
         return replace(given, **changes)
 
-    def peer(self, plan: SendPlan | None) -> TablePeer:
-        return TablePeer(self.PEER, plan, tuple(self.path(index) for index in range(len(self.remotes))))
+    def peer(self, *plans: SendPlan, shares: tuple[int, ...] = ()) -> TablePeer:
+        return TablePeer(self.PEER, plans, tuple(self.path(index) for index in range(len(self.remotes))), shares)
 
     def table(self, **changes: Any) -> ForwardingTable:
         self.generation += 1

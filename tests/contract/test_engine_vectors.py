@@ -46,7 +46,7 @@ def test_session_packets_open(make_rig: MakeRig, run: Run) -> None:
         )
         for number, case in enumerate(chosen)
     ]
-    rig.apply(peers=(rig.peer(None),), sessions=tuple(sessions))
+    rig.apply(peers=(rig.peer(),), sessions=tuple(sessions))
     for case in chosen:
         rig.inject(bytes.fromhex(case["datagram"]))
     # Their plaintexts are noise, hence no packets; but they are authentic.
@@ -62,7 +62,7 @@ def test_damaged_session_packets_do_not(make_rig: MakeRig) -> None:
     intact = bytes.fromhex(vectors["intact"])
     rig.run = Run(4, 1)
     session = rig.session(base=intact[8:14], key=bytes.fromhex(vectors["key"]), sources=(Run(3), Run(2), Run(1)))
-    rig.apply(peers=(rig.peer(None),), sessions=(session,))
+    rig.apply(peers=(rig.peer(),), sessions=(session,))
     datagrams = [bytes.fromhex(case["datagram"]) for case in vectors["cases"]]
     for datagram in datagrams:
         rig.inject(datagram)
@@ -94,7 +94,7 @@ def test_the_handshakes_keepalives_open(make_rig: MakeRig) -> None:
     ]
     assert sessions
     for number, (session, case) in enumerate(zip(sessions, chosen, strict=True), start=1):
-        rig.apply(peers=(rig.peer(None),), sessions=(session,))
+        rig.apply(peers=(rig.peer(),), sessions=(session,))
         rig.inject(bytes.fromhex(case["keepalive"]))
         rig.expect_path(rx_packets=number)  # before the next table, which no longer has this session
     assert not rig.drops()

@@ -169,7 +169,7 @@ def test_every_session_has_its_own_windows(make_rig: MakeRig) -> None:
 def test_an_ended_session_opens_nothing(make_rig: MakeRig) -> None:
     rig = make_rig()
     rig.apply()
-    rig.apply(peers=(rig.peer(None),), sessions=())
+    rig.apply(peers=(rig.peer(),), sessions=())
     rig.deliver(0, inner())
     rig.expect_drops({DropReason.UNKNOWN_SESSION: 1})
 
@@ -225,7 +225,7 @@ def test_the_inner_source_must_be_the_peers(make_rig: MakeRig) -> None:
         Route(ip_network("10.0.3.0/24"), 8),
         Route(ip_network("fd00:2::/32"), rig.PEER),
     )
-    rig.apply(routes=routes, peers=(rig.peer(rig.plan()), TablePeer(8, None, ())))
+    rig.apply(routes=routes, peers=(rig.peer(rig.plan()), TablePeer(8, (), ())))
     refused = [
         udp("10.0.3.1", LOCAL_ADDRESS, b"another peer's, by the longer prefix"),
         udp("192.0.2.1", LOCAL_ADDRESS, b"nobody's"),
@@ -265,7 +265,7 @@ def test_a_partial_checksum_where_none_can_be(make_rig: MakeRig) -> None:
 def test_first_data_once(make_rig: MakeRig) -> None:
     rig = make_rig(paths=2)
     pending = (rig.session(pending=True),)
-    rig.apply(peers=(rig.peer(None),), sessions=pending)
+    rig.apply(peers=(rig.peer(),), sessions=pending)
     forged = bytearray(rig.seal(0, inner()))
     forged[20] ^= 1
     rig.inject(bytes(forged))
@@ -276,7 +276,7 @@ def test_first_data_once(make_rig: MakeRig) -> None:
     told = rig.event(FirstData)
     assert (told.session, told.local, told.remote) == (rig.SESSION, rig.path(1).local, rig.path(1).remote)
     assert before <= told.arrived <= time.monotonic()
-    rig.apply(peers=(rig.peer(None),), sessions=pending)
+    rig.apply(peers=(rig.peer(),), sessions=pending)
     rig.deliver(1, inner())
     assert rig.tun.ends[0].take() == inner()
     assert rig.events_left() == []
@@ -322,7 +322,7 @@ def test_new_remotes_are_told_apart(make_rig: MakeRig) -> None:
 def test_the_path_of_another_peer_is_new_all_the_same(make_rig: MakeRig) -> None:
     rig = make_rig(paths=2)
     mine = replace(rig.peer(rig.plan(paths=(rig.path(0),))), paths=(rig.path(0),))
-    rig.apply(peers=(mine, TablePeer(8, None, (rig.path(1),))))
+    rig.apply(peers=(mine, TablePeer(8, (), (rig.path(1),))))
     rig.deliver(0, inner(), path=1)
     assert rig.event(NewRemote).remote == rig.path(1).remote
     rig.expect_path(1, rx_packets=0)

@@ -13,6 +13,7 @@ from centipede.engine.contract import RESUMED_AFTER_S, RESUMED_AGAIN_S, WAITING_
 from centipede.protocol.drops import DropReason
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.table import Resumed, Route, Run, TablePath, TablePeer
+from tests.contract import packets
 from tests.contract.harness import (
     LOCAL_ADDRESS,
     LOCAL_ADDRESS_6,
@@ -21,7 +22,7 @@ from tests.contract.harness import (
     Rig,
     eventually,
 )
-from tests.contract.packets import counter_of, ip, shard_of, source_shard_of, udp
+from tests.contract.packets import TCP, UDP, counter_of, ip, shard_of, source_shard_of, udp
 
 MakeRig = Callable[..., Rig]
 
@@ -86,7 +87,7 @@ def test_the_longest_prefix_wins(make_rig: MakeRig) -> None:
             Route(ip_network("10.0.2.128/25"), 8),
             Route(ip_network("10.0.2.129/32"), rig.PEER),
         ),
-        peers=(rig.peer(rig.plan(paths=(rig.path(0),))), TablePeer(8, other_plan, (rig.path(1),))),
+        peers=(rig.peer(rig.plan(paths=(rig.path(0),))), TablePeer(8, (other_plan,), (rig.path(1),))),
         sessions=(rig.session(), rig.session(session=rig.SESSION + 1, peer=8, base=b"their!")),
     )
     for destination, path in (("10.0.2.127", 0), ("10.0.2.128", 1), ("10.0.2.129", 0), ("192.0.2.1", 0)):
@@ -137,7 +138,7 @@ def test_malformed(make_rig: MakeRig, packet: bytes) -> None:
 
 def test_waiting_packets_go_out_in_order(make_rig: MakeRig) -> None:
     rig = make_rig()
-    rig.apply(peers=(rig.peer(None),))
+    rig.apply(peers=(rig.peer(),))
     for number in range(10):
         rig.tun.ends[0].socket.send(inner(number))
     assert rig.event(Resumed).peer == rig.PEER
@@ -148,7 +149,7 @@ def test_waiting_packets_go_out_in_order(make_rig: MakeRig) -> None:
 
 def test_the_newest_may_wait(make_rig: MakeRig) -> None:
     rig = make_rig()
-    rig.apply(peers=(rig.peer(None),))
+    rig.apply(peers=(rig.peer(),))
     for number in range(WAITING_PACKETS + 5):
         rig.tun.ends[0].socket.send(inner(number))
     rig.expect_drops({DropReason.NO_SESSION: 5})
@@ -161,7 +162,7 @@ def test_the_newest_may_wait(make_rig: MakeRig) -> None:
 
 def test_a_peer_that_goes_takes_its_waiting_packets_along(make_rig: MakeRig) -> None:
     rig = make_rig()
-    rig.apply(peers=(rig.peer(None),))
+    rig.apply(peers=(rig.peer(),))
     for number in range(3):
         rig.tun.ends[0].socket.send(inner(number))
     eventually(lambda: rig.engine.counters().peers_tx[rig.PEER])
@@ -214,7 +215,7 @@ def test_resumed_after_a_pause_alone(make_rig: MakeRig) -> None:
 @pytest.mark.slow
 def test_resumed_again_while_packets_wait(make_rig: MakeRig) -> None:
     rig = make_rig()
-    rig.apply(peers=(rig.peer(None),))
+    rig.apply(peers=(rig.peer(),))
     times: list[float] = []
 
     def two_told() -> bool:
@@ -252,7 +253,7 @@ def test_too_big(make_rig: MakeRig) -> None:
 def test_one_bad_path_spares_the_other(make_rig: MakeRig, remote: Endpoint, reason: DropReason) -> None:
     rig = make_rig()
     bad = TablePath(rig.PATH + 1, rig.locals[0], remote)
-    peer = TablePeer(rig.PEER, rig.plan(paths=(bad, rig.path(0)), copies=2), (rig.path(0), bad))
+    peer = TablePeer(rig.PEER, (rig.plan(paths=(bad, rig.path(0)), copies=2),), (rig.path(0), bad))
     rig.apply(peers=(peer,))
     for number in range(3):
         rig.tun.ends[0].socket.send(inner(number))
@@ -320,6 +321,81 @@ def test_each_worker_has_its_shard(make_rig: MakeRig) -> None:
         assert [counter_of(datagram) for datagram in datagrams] == [0, 1, 2]
         assert [rig.unseal(datagram) for datagram in datagrams] == [inner(n) for n in range(3)]
     rig.expect_path(tx_packets=12)
+
+
+def test_each_session_has_its_own_shards(make_rig: MakeRig) -> None:
+    rig = make_rig(workers=2)
+    other = rig.session(session=rig.SESSION + 1, base=b"other!", own=Run(6, 1))
+    sessions = (rig.session(own=Run(4, 2)), other)
+    for session, base, first in ((rig.SESSION, rig.TX_BASE, 4), (rig.SESSION + 1, b"second", 6)):
+        plan = rig.plan(session=session, base=base)
+        rig.apply(peers=(rig.peer(plan),), sessions=sessions)
+        for worker in range(2):
+            rig.tun.ends[worker].socket.send(inner())
+            assert source_shard_of(rig.remotes[0].take()) == first + worker
+
+
+def test_flows_are_shared_among_the_plans(make_rig: MakeRig) -> None:
+    rig = make_rig(paths=3)
+    runs = (Run(0), Run(4, 2), Run(8))
+    plans = tuple(
+        rig.plan(session=rig.SESSION + place, base=b"plan %d" % place, run=runs[place], paths=(rig.path(place),))
+        for place in range(3)
+    )
+    sessions = tuple(rig.session(session=rig.SESSION + place, base=b"ours %d" % place) for place in range(3))
+    shares = (0,) * 128 + (1,) * 64 + (2,) * 64
+
+    def spread() -> dict[int, int]:
+        """The plan that each of many flows takes; three packets each, in order."""
+        for number in range(3):
+            for port in range(300):
+                rig.tun.ends[0].socket.send(udp(LOCAL_ADDRESS, PEER_ADDRESS, b"%d" % number, ports=(port, 9)))
+                rig.tun.ends[0].socket.send(udp(LOCAL_ADDRESS_6, PEER_ADDRESS_6, b"%d" % number, ports=(port, 9)))
+        eventually(
+            lambda: sum(rig.engine.counters().paths[rig.PATH + each].tx_packets for each in range(3)) % 1800 == 0
+        )
+        taken: dict[int, int] = {}
+        for place, remote in enumerate(rig.remotes):
+            order: dict[int, list[bytes]] = {}
+            for datagram in remote.take_waiting():
+                assert shard_of(datagram) == runs[place].first
+                packet = packets.unseal(rig.TX_KEY, datagram)
+                flow = packet[0] << 16 | int.from_bytes(packet[-9:-7], "big")
+                order.setdefault(flow, []).append(packet[-1:])
+                assert taken.setdefault(flow, place) == place
+            assert all(numbers == [b"0", b"1", b"2"] for numbers in order.values())
+        return taken
+
+    rig.apply(peers=(rig.peer(*plans, shares=shares),), sessions=sessions)
+    before = spread()
+    assert len(before) == 600
+    counts = [list(before.values()).count(place) for place in range(3)]
+    assert 240 < counts[0] < 360, counts
+    assert 100 < counts[1] < 200, counts
+    assert 100 < counts[2] < 200, counts
+    rig.apply(peers=(rig.peer(*plans, shares=(0,) * 192 + (2,) * 64),), sessions=sessions)
+    after = spread()
+    moved = {flow for flow in before if before[flow] != after[flow]}
+    assert moved == {flow for flow in before if before[flow] == 1}
+    assert {after[flow] for flow in moved} == {0}
+
+
+@pytest.mark.parametrize("protocol", [TCP, UDP])
+def test_fragments_of_a_packet_take_one_plan(make_rig: MakeRig, protocol: int) -> None:
+    rig = make_rig(paths=2)
+    plans = tuple(
+        rig.plan(session=rig.SESSION + place, base=b"plan %d" % place, paths=(rig.path(place),)) for place in range(2)
+    )
+    sessions = tuple(rig.session(session=rig.SESSION + place, base=b"ours %d" % place) for place in range(2))
+    rig.apply(peers=(rig.peer(*plans, shares=(0, 1) * 128),), sessions=sessions)
+    for port in range(64):
+        head = port.to_bytes(2, "big") + bytes(598)
+        for offset in (0x2000, 0x2000 | 75, 150):
+            packet = ip(LOCAL_ADDRESS, PEER_ADDRESS, head if offset == 0x2000 else bytes(600), protocol=protocol)
+            rig.tun.ends[0].socket.send(packet[:6] + offset.to_bytes(2, "big") + packet[8:])
+    eventually(lambda: sum(rig.engine.counters().paths[rig.PATH + each].tx_packets for each in range(2)) == 192)
+    counts = [rig.engine.counters().paths[rig.PATH + each].tx_packets for each in range(2)]
+    assert sorted(counts) == [0, 192], "their addresses and protocol are all they share"
 
 
 def test_a_session_left_and_come_back_to_counts_on(make_rig: MakeRig) -> None:

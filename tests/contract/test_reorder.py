@@ -109,7 +109,7 @@ def test_a_table_that_ends_the_wait_delivers(make_rig: MakeRig, ends: bool) -> N
     deliver(rig, 0, 3, 2)
     expect(rig, 0)
     rig.expect_path(rx_packets=3)
-    rig.apply(sessions=() if ends else (rig.session(),), peers=(rig.peer(None if ends else rig.plan()),))
+    rig.apply(sessions=() if ends else (rig.session(),), peers=(rig.peer(*(() if ends else (rig.plan(),))),))
     expect(rig, 2, 3)
 
 

@@ -26,7 +26,7 @@ from tests.contract.harness import (
     eventually,
     udp_socket,
 )
-from tests.contract.packets import udp
+from tests.contract.packets import source_shard_of, udp
 
 MakeRig = Callable[..., Rig]
 
@@ -45,7 +45,7 @@ def inward(number: int) -> bytes:
 def test_a_session_never_lives_twice(make_rig: MakeRig) -> None:
     rig = make_rig()
     rig.apply()
-    rig.apply(peers=(rig.peer(None),), sessions=())
+    rig.apply(peers=(rig.peer(),), sessions=())
     with pytest.raises(ValueError):
         rig.apply()
     rig.deliver(0, inward(0))
@@ -60,10 +60,19 @@ def test_a_session_never_lives_twice(make_rig: MakeRig) -> None:
     assert rig.unseal(rig.remotes[0].take()) == outward(0)
 
 
+def test_a_session_keeps_its_shards(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    rig.apply()
+    with pytest.raises(ValueError):
+        rig.apply(sessions=(rig.session(own=Run(3)),))
+    rig.tun.ends[0].socket.send(outward(0))
+    assert source_shard_of(rig.remotes[0].take()) == 0
+
+
 def test_sessions_may_end_in_any_order(make_rig: MakeRig) -> None:
     rig = make_rig()
     first, second, third = (rig.session(session=rig.SESSION + n, base=b"base-%d" % n) for n in range(3))
-    nobody = (rig.peer(None),)
+    nobody = (rig.peer(),)
     rig.apply(peers=nobody, sessions=(first, second))
     rig.apply(peers=nobody, sessions=(first, second, third))
     rig.apply(peers=nobody, sessions=(first, third))

@@ -214,7 +214,7 @@ def test_link_local_addresses(world: World, engine: str) -> None:
         remote.bind((far, 0, 0, other.run(socket.if_nametoindex, "a1")))
         local = host.run(built.add_local, f"{near}%out1")
         path = TablePath(5, local, Endpoint.of(f"{far}%out1", remote.getsockname()[1]))
-        host.run(built.apply, peers=(TablePeer(built.PEER, built.plan(paths=(path,)), (path,)),))
+        host.run(built.apply, peers=(TablePeer(built.PEER, (built.plan(paths=(path,)),), (path,)),))
 
         built.tun.ends[0].socket.send(udp(LOCAL_ADDRESS, PEER_ADDRESS, b"out"))
         datagram, source = remote.recvfrom(2000)

@@ -358,9 +358,9 @@ class Tunnel:
             ]
             paths = tuple(TablePath(n, side.locals[n], target) for n, target in enumerate(targets))
             plan = SendPlan(1, f"rx at{other}".encode(), other.encode() * 32, runs[other], paths, copies)
-            session = ReceiveSession(1, 1, f"rx at{end}".encode(), end.encode() * 32, False, (runs[other],))
+            session = ReceiveSession(1, 1, f"rx at{end}".encode(), end.encode() * 32, False, (runs[other],), runs[end])
             routes = tuple(Route(ip_network(net), 1) for net in NETS[other])
-            side.engine.apply(ForwardingTable(1, runs[end], routes, (TablePeer(1, plan, paths),), (session,)))
+            side.engine.apply(ForwardingTable(1, runs[end], routes, (TablePeer(1, (plan,), paths),), (session,)))
 
     def _side(self, *options: Any) -> Side:
         side = Side(*options)

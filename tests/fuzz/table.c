@@ -15,6 +15,8 @@ struct arrays {
 	struct engine_table table;
 	struct engine_route routes[COUNT_MAX];
 	struct engine_peer peers[COUNT_MAX];
+	struct engine_plan plans[COUNT_MAX];
+	uint8_t shares[ENGINE_BUCKETS];
 	struct engine_session sessions[COUNT_MAX];
 	struct engine_path paths[COUNT_MAX];
 	struct engine_run sources[COUNT_MAX];
@@ -36,14 +38,17 @@ eat_table(struct input *in, struct arrays *a)
 	uint32_t i;
 
 	memset(a, 0, sizeof(*a));
-	t->run.k = eat_byte(in) % 8 == 0 ? 5 : 1;
 	t->route_count = eat_byte(in) % (COUNT_MAX + 1);
 	t->peer_count = eat_byte(in) % (COUNT_MAX + 1);
+	t->plan_count = eat_byte(in) % (COUNT_MAX + 1);
+	t->share_count = eat_byte(in) % 2 != 0 ? ENGINE_BUCKETS : 0;
 	t->session_count = eat_byte(in) % (COUNT_MAX + 1);
 	t->path_count = eat_byte(in) % (COUNT_MAX + 1);
 	t->source_count = eat_byte(in) % (COUNT_MAX + 1);
 	t->routes = a->routes;
 	t->peers = a->peers;
+	t->plans = a->plans;
+	t->shares = a->shares;
 	t->sessions = a->sessions;
 	t->paths = a->paths;
 	t->sources = a->sources;
@@ -59,6 +64,7 @@ eat_table(struct input *in, struct arrays *a)
 	}
 	for (i = 0; i < t->path_count; i++) {
 		a->paths[i].path = eat_byte(in);
+		a->paths[i].rate_bytes_per_s = eat_byte(in);
 		eat_endpoint(in, &a->paths[i].local);
 		eat_endpoint(in, &a->paths[i].remote);
 	}
@@ -70,12 +76,26 @@ eat_table(struct input *in, struct arrays *a)
 		struct engine_peer *p = &a->peers[i];
 
 		p->peer = eat_byte(in) % COUNT_MAX;
-		p->session = eat_byte(in) % COUNT_MAX;
 		p->known_first = eat_byte(in) % COUNT_MAX;
 		p->known_count = eat_byte(in) % COUNT_MAX;
 		p->plan_first = eat_byte(in) % COUNT_MAX;
 		p->plan_count = eat_byte(in) % 4;
+		p->share_count = p->plan_count > 1 || eat_byte(in) % 16 == 0 ? ENGINE_BUCKETS : 0;
+	}
+	for (i = 0; i < t->share_count; i++)
+		a->shares[i] = i % 16 == 0 ? eat_byte(in) % 4 : 0;
+	for (i = 0; i < t->plan_count; i++) {
+		struct engine_plan *p = &a->plans[i];
+
+		p->session = eat_byte(in) % COUNT_MAX;
+		p->path_first = eat_byte(in) % COUNT_MAX;
+		p->path_count = eat_byte(in) % 4;
 		p->copies = eat_byte(in) % 4;
+		p->urgent_first = eat_byte(in) % COUNT_MAX;
+		p->urgent_count = eat_byte(in) % 4;
+		p->lane_first = eat_byte(in) % COUNT_MAX;
+		p->lane_count = eat_byte(in) % 4;
+		p->run.k = eat_byte(in) % 8 == 0 ? 5 : 1;
 	}
 	for (i = 0; i < t->session_count; i++) {
 		struct engine_session *s = &a->sessions[i];
@@ -84,6 +104,7 @@ eat_table(struct input *in, struct arrays *a)
 		s->peer = eat_byte(in) % COUNT_MAX;
 		s->source_first = eat_byte(in) % COUNT_MAX;
 		s->source_count = eat_byte(in) % 4;
+		s->own.k = eat_byte(in) % 8 == 0 ? 5 : 1;
 		s->base[5] = eat_byte(in) % 16;
 		s->pending = eat_byte(in) % 2;
 	}
@@ -132,6 +153,7 @@ use(struct snapshot *s, const struct arrays *a, struct local *locals)
 	const struct engine_table *t = &a->table;
 	uint8_t address[16];
 	struct address remote;
+	const struct plan *plan;
 	struct local *l;
 	uint32_t i, j;
 	uint16_t shard;
@@ -148,6 +170,11 @@ use(struct snapshot *s, const struct arrays *a, struct local *locals)
 		for (shard = 0; shard < 300; shard++)
 			(void)session_window(&s->sessions[i], shard);
 	}
+	for (i = 0; i < s->peer_count; i++)
+		for (j = 0; j < (s->peers[i].shares != NULL ? ENGINE_BUCKETS : s->peers[i].plan_count); j++) {
+			plan = &s->peers[i].plans[s->peers[i].shares != NULL ? s->peers[i].shares[j] : j];
+			check(plan->session != NULL && plan->fan.count > 0 && plan->fan.paths[0].state != NULL);
+		}
 	for (i = 0; i < t->path_count; i++)
 		if ((l = local_find(locals, &t->paths[i].local)) != NULL) {
 			address_set(&remote, &t->paths[i].remote);

@@ -223,7 +223,7 @@ def test_one_draining_path_of_two_is_left() -> None:
 
     def carrying() -> set[Endpoint]:
         (peer,) = lone.table.peers
-        return {path.local for path in peer.plan.paths} if peer.plan else set()
+        return {path.local for plan in peer.plans for path in plan.paths}
 
     (challenge,) = (out for out in beat(OTHER_LOCAL, answer_now=True) if out.local == OTHER_LOCAL)
     opened = decode_control(opener.open(challenge.data) or b"")

@@ -249,8 +249,8 @@ def test_a_valid_acknowledge_gives_session_plan_and_confirming_heartbeat_at_once
     effects = lone.take()
     assert effects.table is not None
     (peer,) = effects.table.peers
-    assert peer.plan is not None
-    assert [(path.local, path.remote) for path in peer.plan.paths] == [(LOCAL, REMOTE)]
+    (plan,) = peer.plans
+    assert [(path.local, path.remote) for path in plan.paths] == [(LOCAL, REMOTE)]
     assert [session.pending for session in effects.table.sessions] == [False]
     assert len(effects.datagrams) == 1
     assert lone.node.status(0.01).peers[0].session.state == "established"
@@ -262,7 +262,7 @@ def test_an_acknowledge_from_elsewhere_makes_a_session_but_no_path_for_data() ->
     start(lone)
     lone.receive(acknowledge_of(other_end(), lone), remote=OTHER_REMOTE)
     assert len(lone.table.sessions) == 1
-    assert lone.table.peers[0].plan is None
+    assert lone.table.peers[0].plans == ()
     states = {path.remote: path.state for path in lone.node.status(0.0).peers[0].paths}
     assert states == {REMOTE: "probing", OTHER_REMOTE: "probing"}
 
@@ -323,7 +323,7 @@ def test_the_table_with_the_session_comes_with_the_acknowledge() -> None:
     assert [session.pending for session in effects.table.sessions] == [True]
     assert [(one.local, one.remote, len(one.data)) for one in effects.datagrams] == [(LOCAL, REMOTE, ACKNOWLEDGE_BYTES)]
     assert effects.records == (), "nothing is believed before it is confirmed"
-    assert effects.table.peers[0].plan is None
+    assert effects.table.peers[0].plans == ()
 
 
 def test_a_confirmed_handshake_raises_the_floor_and_validates_the_path() -> None:
@@ -334,7 +334,7 @@ def test_a_confirmed_handshake_raises_the_floor_and_validates_the_path() -> None
     assert (reply.local, reply.remote) == (LOCAL, REMOTE)
     assert lone.records[-1].floor == 77
     assert lone.records[-1].addresses == (REMOTE,)
-    assert lone.table.peers[0].plan is not None
+    assert lone.table.peers[0].plans
     assert [session.pending for session in lone.table.sessions] == [False]
     assert lone.receive(attempt.message) == []
     assert lone.receive(initiate(timestamp=76).message) == []
@@ -348,7 +348,7 @@ def test_data_confirms_as_well() -> None:
     lone.node.receive(FirstData(session.session, LOCAL, REMOTE, 0.1), 0.1, 0)
     effects = lone.take()
     assert effects.table is not None
-    assert effects.table.peers[0].plan is not None
+    assert effects.table.peers[0].plans
     assert len(effects.datagrams) == 1
 
 
@@ -358,7 +358,7 @@ def test_a_confirmation_over_a_pair_without_an_acknowledge_is_challenged_first()
     (acknowledge,) = lone.receive(attempt.message)
     (challenge,) = lone.receive(confirmation(attempt, acknowledge.data), remote=OTHER_REMOTE)
     assert challenge.remote == OTHER_REMOTE
-    assert lone.table.peers[0].plan is None
+    assert lone.table.peers[0].plans == ()
     assert [path.state for path in lone.node.status(0.0).peers[0].paths] == ["probing"]
 
 
@@ -491,7 +491,7 @@ def test_nothing_that_arrives_raises(seed: int) -> None:
         junk = bytes([dice.randint(0, 5)]) + dice.randbytes(dice.randint(0, 80))
         lone.receive(seal(finished, junk, counter), remote=Endpoint("198.51.100.9", dice.randint(0, 65535)))
         lone.run_until(lone.now + 0.01)
-    assert lone.table.peers[0].plan is not None or lone.table.sessions
+    assert lone.table.peers[0].plans or lone.table.sessions
 
 
 @pytest.mark.parametrize(
@@ -527,8 +527,7 @@ def test_peers_share_a_table_and_events_find_theirs() -> None:
         ("10.7.0.3/32", number),
         ("fd07::/64", number),
     ]
-    plans = {peer.peer: peer.plan for peer in lone.table.peers}
-    assert [plan and plan.paths[0].remote for plan in plans.values()] == [REMOTE, OTHER_REMOTE]
+    assert [plan.paths[0].remote for peer in lone.table.peers for plan in peer.plans] == [REMOTE, OTHER_REMOTE]
     numbers = [path.path for peer in lone.table.peers for path in peer.paths]
     numbers += [session.session for session in lone.table.sessions]
     assert numbers == [1, 2, 1, 2], "paths and sessions are numbered over all peers"
@@ -544,8 +543,7 @@ def test_a_run_of_several_shards_is_told_and_kept() -> None:
     (acknowledge,) = lone.receive(attempt.message)
     lone.receive(confirmation(attempt, acknowledge.data, k=2))
     assert lone.table.sessions[0].sources == (Run(0, 2),)
-    plan = lone.table.peers[0].plan
-    assert plan is not None
+    (plan,) = lone.table.peers[0].plans
     assert plan.run == Run(0, 2)
 
 

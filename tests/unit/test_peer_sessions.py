@@ -41,6 +41,7 @@ class Bench:
             base=bytes([number]) * 6,
             peer_base=bytes(6),
             run=Run(),
+            own=Run(),
             keys=keys,
             timestamp=timestamp,
             initiator=LOW if initiator == "low" else HIGH,

@@ -50,17 +50,24 @@ struct engine_path {
 
 struct engine_peer {
 	uint64_t	peer;
-	uint64_t	session;	/* of the plan */
 	uint32_t	known_first;	/* index of the first of the peer's paths */
 	uint32_t	known_count;
-	uint32_t	plan_first;	/* index of the first path of the plan */
-	uint32_t	plan_count;	/* 0: no plan */
+	uint32_t	plan_first;	/* index of the first of the peer's plans */
+	uint32_t	plan_count;
+	uint32_t	share_first;	/* which plan each bucket of flows takes: index of the first of ENGINE_BUCKETS */
+	uint32_t	share_count;	/* ENGINE_BUCKETS with more than one plan, else 0 */
+};
+
+struct engine_plan {
+	uint64_t	session;
+	uint32_t	path_first;	/* index of the first path that packets take */
+	uint32_t	path_count;	/* more than 0 */
 	uint32_t	copies;
 	uint32_t	urgent_first;	/* index of the first path that urgent packets take */
 	uint32_t	urgent_count;
 	uint32_t	lane_first;
 	uint32_t	lane_count;
-	struct engine_run run;
+	struct engine_run run;		/* the peer's */
 	uint8_t		base[6];
 	uint8_t		zero[2];
 	uint8_t		key[32];
@@ -72,25 +79,34 @@ struct engine_session {
 	uint32_t	source_first;	/* index of the first run heard */
 	uint32_t	source_count;
 	uint64_t	reorder_ns;	/* how long a packet may wait for those before it; 0: not at all */
+	struct engine_run own;
 	uint8_t		base[6];
 	uint8_t		pending;
-	uint8_t		zero;
+	uint8_t		zero[5];
 	uint8_t		key[32];
 };
 
 struct engine_table {
 	uint64_t	generation;
-	struct engine_run run;
 	uint32_t	route_count;
 	uint32_t	peer_count;
+	uint32_t	plan_count;
 	uint32_t	session_count;
 	uint32_t	path_count;
 	uint32_t	source_count;
+	uint32_t	share_count;
+	uint32_t	zero;
 	const struct engine_route *routes;
 	const struct engine_peer *peers;
+	const struct engine_plan *plans;
 	const struct engine_session *sessions;
 	const struct engine_path *paths;
 	const struct engine_run *sources;
+	const uint8_t *shares;		/* indexes of plans among the peer's own */
+};
+
+enum engine_buckets {
+	ENGINE_BUCKETS = 256
 };
 
 struct engine_options {
@@ -111,7 +127,7 @@ enum engine_aead {
 enum engine_error {
 	ENGINE_NO_MEMORY = -1,
 	ENGINE_BAD_TABLE = -2,		/* an index, a prefix or a version out of range */
-	ENGINE_SECOND_LIFE = -3,	/* a session number that ended, or came out of order */
+	ENGINE_SECOND_LIFE = -3,	/* a session number that ended, came out of order, or has other shards now */
 	ENGINE_NO_AEAD = -4,		/* the AEAD asked for is not here, or failed its known answers */
 	ENGINE_TOO_MANY = -5,		/* workers, or local addresses */
 	ENGINE_IN_USE = -6,		/* the local address is served already */

@@ -301,7 +301,6 @@ inbound_adopt(struct worker *w, const struct snapshot *to)
 static int
 receive(struct worker *w, struct arrival *a, uint8_t *datagram, size_t bytes)
 {
-	const struct snapshot *s = w->snapshot;
 	uint64_t seq = load_be64(datagram), sid = load_be64(datagram + 8), counter = seq & COUNTER_MASK;
 	const struct session *session;
 	struct path_worker *traffic;
@@ -310,7 +309,7 @@ receive(struct worker *w, struct arrival *a, uint8_t *datagram, size_t bytes)
 
 	if ((session = find_session(w, a, sid >> 16)) == NULL)
 		return (1 + DROP_UNKNOWN_SESSION);
-	if ((uint16_t)((uint16_t)sid - s->own_first) >= s->own_size)
+	if ((uint16_t)((uint16_t)sid - session->own_first) >= session->own_size)
 		return (1 + DROP_FOREIGN_SHARD);
 	if ((window = session_window(session, (uint16_t)(seq >> 48 & 0x3fff))) == NULL)
 		return (1 + DROP_UNKNOWN_SHARD);
@@ -345,7 +344,7 @@ receive(struct worker *w, struct arrival *a, uint8_t *datagram, size_t bytes)
 	} else
 		tell_new_remote(w, a, bytes);
 	if (unlikely(session->reorder_ns != 0) && bytes > HEADER_BYTES) {
-		struct reorder *r = session_reorder(s, session, (uint16_t)(seq >> 48 & 0x3fff), w->index,
+		struct reorder *r = session_reorder(session, (uint16_t)(seq >> 48 & 0x3fff), w->index,
 		    w->engine->worker_count);
 
 		if (r != NULL)

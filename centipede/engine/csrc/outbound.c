@@ -10,12 +10,12 @@
 
 /* The lane that delivers a datagram first; it is busy with it from now on. table.py, SendPlan. */
 static const struct fan *
-choose_lane(const struct worker *w, const struct peer *peer, size_t bytes)
+choose_lane(const struct worker *w, const struct plan *plan, size_t bytes)
 {
-	const struct lane *lane, *chosen = peer->lanes, *end = peer->lanes + peer->lane_count;
+	const struct lane *lane, *chosen = plan->lanes, *end = plan->lanes + plan->lane_count;
 	uint64_t free_ns, chosen_ns = 0, arrival_ns = UINT64_MAX, least_ns = UINT64_MAX, limit_ns;
 
-	for (lane = peer->lanes; lane < end; lane++) {
+	for (lane = plan->lanes; lane < end; lane++) {
 		free_ns = counter_read(&lane->fan.paths->state->busy_ns);
 		free_ns = (free_ns > w->now_ns ? free_ns : w->now_ns) + bytes * NS_PER_S / lane->rate_bytes_per_s;
 		if (free_ns + lane->delay_ns < arrival_ns) {
@@ -29,11 +29,11 @@ choose_lane(const struct worker *w, const struct peer *peer, size_t bytes)
 	if (likely(chosen_ns <= limit_ns))
 		return (&chosen->fan);
 	/* All lanes may be given more than they take: what counts then is the difference between them. */
-	for (lane = peer->lanes; lane < end; lane++) {
+	for (lane = plan->lanes; lane < end; lane++) {
 		free_ns = counter_read(&lane->fan.paths->state->busy_ns);
 		least_ns = free_ns < least_ns ? free_ns : least_ns;
 	}
-	for (lane = peer->lanes; lane < end && least_ns > limit_ns; lane++) {
+	for (lane = plan->lanes; lane < end && least_ns > limit_ns; lane++) {
 		free_ns = counter_read(&lane->fan.paths->state->busy_ns);
 		counter_set(&lane->fan.paths->state->busy_ns, free_ns - (least_ns - limit_ns));
 	}
@@ -42,27 +42,36 @@ choose_lane(const struct worker *w, const struct peer *peer, size_t bytes)
 
 /* Where the packet goes that the segmenter holds; NULL: each segment to a lane of its own. */
 static const struct fan *
-choose_fan(const struct worker *w, const struct peer *peer)
+choose_fan(const struct worker *w, const struct plan *plan)
 {
 	const struct segmenter *s = &w->segmenter;
 
-	if (likely(peer->urgent.count == 0 && peer->lane_count == 0))
-		return (&peer->fan);
-	if (peer->urgent.count != 0 && s->header_bytes == 0 && inner_urgent(s->packet, &s->inner))
-		return (&peer->urgent);
-	return (peer->lane_count == 0 ? &peer->fan : NULL);
+	if (likely(plan->urgent.count == 0 && plan->lane_count == 0))
+		return (&plan->fan);
+	if (plan->urgent.count != 0 && s->header_bytes == 0 && inner_urgent(s->packet, &s->inner))
+		return (&plan->urgent);
+	return (plan->lane_count == 0 ? &plan->fan : NULL);
+}
+
+/* The way of the flow that the segmenter's packet belongs to. */
+static const struct plan *
+choose_plan(const struct worker *w, const struct peer *peer)
+{
+	if (likely(peer->shares == NULL))
+		return (peer->plans);
+	return (peer->plans + peer->shares[inner_flow(w->segmenter.packet, &w->segmenter.inner) % ENGINE_BUCKETS]);
 }
 
 /* Seal each segment once; trains take the bytes to every path. */
 static void
 transmit(struct worker *w, const struct peer *peer)
 {
-	const struct fan *fan = choose_fan(w, peer);
-	const struct snapshot *s = w->snapshot;
-	struct session_state *session = peer->session;
+	const struct plan *plan = choose_plan(w, peer);
+	const struct fan *fan = choose_fan(w, plan);
+	struct session_state *session = plan->session;
 	_Atomic uint64_t *next = &session->counters[w->index].next;
-	uint64_t source = (uint64_t)(s->own_first + w->index) << 48, counter;
-	uint64_t sid = peer->base << 16 | (peer->run_first + w->index % peer->run_size);
+	uint64_t source = (uint64_t)(session->own.first + w->index) << 48, counter;
+	uint64_t sid = plan->base << 16 | (plan->run_first + w->index % plan->run_size);
 	uint8_t *segment, *datagram;
 	size_t bytes;
 
@@ -77,7 +86,7 @@ transmit(struct worker *w, const struct peer *peer)
 		store_be64(datagram, source | counter);
 		store_be64(datagram + 8, sid);
 		if (likely(aead_seal(w->aead, session->tx_key, datagram, segment, bytes)))
-			train_put(&w->trains, likely(fan != NULL) ? fan : choose_lane(w, peer, HEADER_BYTES + bytes),
+			train_put(&w->trains, likely(fan != NULL) ? fan : choose_lane(w, plan, HEADER_BYTES + bytes),
 			    HEADER_BYTES + bytes);
 		else
 			drop(w->drops, DROP_SEND_NO_BUFFERS, 1);
@@ -94,7 +103,7 @@ mark_use(struct worker *w, const struct peer *peer)
 	unsigned i;
 
 	counter_set(&own->last_tx_ns, w->now_ns);
-	if (likely(peer->session != NULL && w->now_ns - last_ns < RESUMED_AFTER_NS))
+	if (likely(peer->plan_count != 0 && w->now_ns - last_ns < RESUMED_AFTER_NS))
 		return;
 	/* The other workers may have had packets for the peer meanwhile. */
 	told_ns = counter_read(&own->resumed_ns);
@@ -107,7 +116,7 @@ mark_use(struct worker *w, const struct peer *peer)
 		}
 	/* A worker's time may be a little ahead of ours: signed, or the difference would be an age. */
 	if ((int64_t)(w->now_ns - last_ns) < (int64_t)RESUMED_AFTER_NS &&
-	    (peer->session != NULL || (int64_t)(w->now_ns - told_ns) < (int64_t)RESUMED_AGAIN_NS))
+	    (peer->plan_count != 0 || (int64_t)(w->now_ns - told_ns) < (int64_t)RESUMED_AGAIN_NS))
 		return;
 	counter_set(&own->resumed_ns, w->now_ns);
 	worker_tell(w, &event, NULL, 0);
@@ -154,7 +163,7 @@ outbound_packet(struct worker *w, uint8_t *packet, size_t bytes, const struct vi
 	}
 	peer = &s->peers[index];
 	mark_use(w, peer);
-	if (likely(peer->session != NULL))
+	if (likely(peer->plan_count != 0))
 		transmit(w, peer);
 	else
 		wait(w, peer, packet, inner->bytes, vnet);
@@ -181,7 +190,7 @@ outbound_waiting(struct worker *w)
 	while ((record = shelf_next(&w->shelf, record)) != NULL) {
 		if (peer == NULL || peer->number != record->peer)
 			peer = peer_of(w->snapshot, record->peer);
-		if (peer != NULL && peer->session == NULL)
+		if (peer != NULL && peer->plan_count == 0)
 			continue;
 		record->gone = true;
 		if (peer == NULL) {

@@ -38,6 +38,24 @@ inner_urgent(const uint8_t *packet, const struct inner *inner)
 	return ((packet[inner->l3_bytes + 13] & (TCP_FIN | TCP_SYN | TCP_RST)) != 0);
 }
 
+/* A number that the packets of one flow share; protocol/inner.py, flow_hash. */
+uint64_t
+inner_flow(const uint8_t *packet, const struct inner *inner)
+{
+	const uint8_t *addresses = inner_source(packet, inner);
+	uint64_t hash = inner->protocol, word;
+	size_t i, bytes = inner->version == 4 ? 8 : 32;
+
+	if ((inner->protocol == PROTOCOL_TCP || inner->protocol == PROTOCOL_UDP) && !inner->fragment &&
+	    inner->bytes >= inner->l3_bytes + 4u)
+		hash |= (uint64_t)load_be32(packet + inner->l3_bytes) << 8;
+	for (i = 0; i < bytes; i += 8) {
+		memcpy(&word, addresses + i, 8);
+		hash = mix64(hash ^ word);
+	}
+	return (hash);
+}
+
 /* Where the checksum stands in the transport header, or 0 if this is neither TCP nor UDP. */
 size_t
 inner_checksum_offset(const struct inner *inner)

@@ -36,6 +36,7 @@ struct inner {
 
 bool	 inner_parse(const uint8_t *packet, size_t bytes, struct inner *);
 size_t	 inner_checksum_offset(const struct inner *);
+uint64_t inner_flow(const uint8_t *packet, const struct inner *);
 bool	 inner_urgent(const uint8_t *packet, const struct inner *);
 bool	 inner_transport_whole(const uint8_t *packet, const struct inner *);
 void	 inner_complete(uint8_t *packet, const struct inner *);

@@ -284,13 +284,30 @@ run_valid(const struct engine_run *r)
 }
 
 static bool
-table_valid(const struct engine_table *t)
+peer_valid(const struct engine_table *t, const struct engine_peer *p)
 {
-	const struct engine_peer *p;
+	uint32_t i;
+
+	if (!slice_valid(p->known_first, p->known_count, t->path_count) ||
+	    !slice_valid(p->plan_first, p->plan_count, t->plan_count) ||
+	    !slice_valid(p->share_first, p->share_count, t->share_count) ||
+	    p->share_count != (p->plan_count > 1 ? ENGINE_BUCKETS : 0))
+		return (false);
+	for (i = 0; i < p->share_count; i++)
+		if (t->shares[p->share_first + i] >= p->plan_count)
+			return (false);
+	return (true);
+}
+
+static bool
+table_valid(const struct engine_table *t, unsigned workers)
+{
+	const struct engine_plan *p;
 	uint32_t i, j;
 
-	if (!run_valid(&t->run) || t->route_count > ENTRIES_MAX || t->peer_count > ENTRIES_MAX ||
-	    t->session_count > ENTRIES_MAX || t->path_count > ENTRIES_MAX || t->source_count > ENTRIES_MAX)
+	if (t->route_count > ENTRIES_MAX || t->peer_count > ENTRIES_MAX || t->plan_count > ENTRIES_MAX ||
+	    t->session_count > ENTRIES_MAX || t->path_count > ENTRIES_MAX || t->source_count > ENTRIES_MAX ||
+	    t->share_count > ENTRIES_MAX)
 		return (false);
 	for (i = 0; i < t->route_count; i++)
 		if ((t->routes[i].version != 4 || t->routes[i].prefix > 32) &&
@@ -303,15 +320,18 @@ table_valid(const struct engine_table *t)
 		if (!run_valid(&t->sources[i]))
 			return (false);
 	for (i = 0; i < t->session_count; i++)
-		if (!slice_valid(t->sessions[i].source_first, t->sessions[i].source_count, t->source_count))
+		if (!slice_valid(t->sessions[i].source_first, t->sessions[i].source_count, t->source_count) ||
+		    !run_valid(&t->sessions[i].own) || workers > 1u << t->sessions[i].own.k)
 			return (false);
-	for (i = 0; i < t->peer_count; i++) {
-		p = &t->peers[i];
-		if (!slice_valid(p->known_first, p->known_count, t->path_count) ||
-		    !slice_valid(p->plan_first, p->plan_count, t->path_count) ||
+	for (i = 0; i < t->peer_count; i++)
+		if (!peer_valid(t, &t->peers[i]))
+			return (false);
+	for (i = 0; i < t->plan_count; i++) {
+		p = &t->plans[i];
+		if (p->path_count == 0 || p->copies == 0 || !run_valid(&p->run) ||
+		    !slice_valid(p->path_first, p->path_count, t->path_count) ||
 		    !slice_valid(p->urgent_first, p->urgent_count, t->path_count) ||
-		    !slice_valid(p->lane_first, p->lane_count, t->path_count) ||
-		    (p->plan_count > 0 && (p->copies == 0 || !run_valid(&p->run))))
+		    !slice_valid(p->lane_first, p->lane_count, t->path_count))
 			return (false);
 		for (j = 0; j < p->lane_count; j++)
 			if (t->paths[p->lane_first + j].rate_bytes_per_s == 0)
@@ -348,6 +368,7 @@ compile_state(struct compile *c, uint64_t *floor)
 {
 	const struct engine_table *t = c->t;
 	struct snapshot *s = c->s;
+	const struct session_state *state;
 	uint64_t *numbers, number, raised = *floor;
 	size_t i, most = t->session_count;
 	int error = ENGINE_NO_MEMORY;
@@ -360,9 +381,10 @@ compile_state(struct compile *c, uint64_t *floor)
 		return (ENGINE_NO_MEMORY);
 	for (i = 0; i < t->session_count; i++) {
 		numbers[i] = number = t->sessions[i].session;
-		if (list_find(&c->old->session_states, number) != NULL)
+		state = list_find(&c->old->session_states, number);
+		if (state != NULL && memcmp(&state->own, &t->sessions[i].own, sizeof(state->own)) == 0)
 			continue;
-		if (number < *floor) {
+		if (state != NULL || number < *floor) {
 			error = ENGINE_SECOND_LIFE;
 			goto out;
 		}
@@ -412,7 +434,7 @@ compile_fan(struct compile *c, uint32_t first, uint32_t count, struct path *path
 }
 
 static void
-compile_plan(struct compile *c, const struct engine_peer *from, struct peer *to, struct path *path, struct lane *lane)
+compile_plan(struct compile *c, const struct engine_plan *from, struct plan *to, struct path *path, struct lane *lane)
 {
 	const struct engine_path *e = c->t->paths + from->lane_first;
 	uint32_t i;
@@ -424,9 +446,9 @@ compile_plan(struct compile *c, const struct engine_peer *from, struct peer *to,
 	to->base = base_of(from->base);
 	to->run_first = from->run.first;
 	to->run_size = (uint16_t)(1u << from->run.k);
-	to->fan = compile_fan(c, from->plan_first,
-	    from->copies < from->plan_count ? from->copies : from->plan_count, path);
-	path += from->plan_count;
+	to->fan = compile_fan(c, from->path_first,
+	    from->copies < from->path_count ? from->copies : from->path_count, path);
+	path += from->path_count;
 	to->urgent = compile_fan(c, from->urgent_first, from->urgent_count, path);
 	path += from->urgent_count;
 	to->lanes = lane;
@@ -459,48 +481,78 @@ compile_known(struct compile *c, uint32_t first, uint32_t count, uint32_t peer)
 	}
 }
 
+/* The plans of a peer; their paths and lanes are put at the given places, which move on. */
+static int
+compile_plans(struct compile *c, const struct engine_peer *peer, uint32_t index, struct path **paths, struct lane **lanes)
+{
+	struct plan *to = c->s->plans + c->s->plan_count;
+	const struct engine_plan *from;
+	uint32_t i;
+
+	c->s->peers[index].plans = to;
+	c->s->peers[index].plan_count = peer->plan_count;
+	c->s->plan_count += peer->plan_count;
+	for (i = 0; i < peer->plan_count; i++, to++) {
+		from = &c->t->plans[peer->plan_first + i];
+		if ((to->session = list_find(&c->s->session_states, from->session)) == NULL)
+			return (ENGINE_BAD_TABLE);
+		compile_plan(c, from, to, *paths, *lanes);
+		compile_known(c, from->path_first, from->path_count, index);
+		compile_known(c, from->urgent_first, from->urgent_count, index);
+		compile_known(c, from->lane_first, from->lane_count, index);
+		*paths += (size_t)from->path_count + from->urgent_count + from->lane_count;
+		*lanes += from->lane_count;
+	}
+	return (0);
+}
+
 static int
 compile_peers(struct compile *c)
 {
 	const struct engine_table *t = c->t;
 	const struct engine_peer *from;
+	const struct engine_plan *plan;
 	struct snapshot *s = c->s;
+	struct path *paths;
+	struct lane *lanes;
 	struct peer *to;
-	size_t known = 0, planned = 0, lanes = 0;
-	uint32_t i;
+	size_t known = 0, planned = 0, laned = 0, plans = 0;
+	uint32_t i, j;
+	int error;
 
+	/* Peers may name the same plans, so these are counted as often as they are named. */
 	for (i = 0; i < t->peer_count; i++) {
 		from = &t->peers[i];
-		known += (size_t)from->known_count;
-		planned += (size_t)from->plan_count + from->urgent_count + from->lane_count;
-		lanes += from->lane_count;
+		known += from->known_count;
+		plans += from->plan_count;
+		for (j = 0; j < from->plan_count; j++) {
+			plan = &t->plans[from->plan_first + j];
+			planned += (size_t)plan->path_count + plan->urgent_count + plan->lane_count;
+			laned += plan->lane_count;
+		}
+		if (known + planned > ENTRIES_MAX || plans > ENTRIES_MAX)
+			return (ENGINE_BAD_TABLE);
 	}
 	known += planned;
-	if (known > ENTRIES_MAX)
-		return (ENGINE_BAD_TABLE);
 	if ((s->peers = calloc((size_t)t->peer_count + 1, sizeof(*s->peers))) == NULL ||
 	    (s->known = calloc(known + 1, sizeof(*s->known))) == NULL ||
-	    (s->paths = calloc(planned + 1, sizeof(*s->paths))) == NULL ||
-	    (s->lanes = calloc(lanes + 1, sizeof(*s->lanes))) == NULL ||
+	    (s->plans = calloc(plans + 1, sizeof(*s->plans))) == NULL ||
+	    (s->paths = paths = calloc(planned + 1, sizeof(*s->paths))) == NULL ||
+	    (s->lanes = lanes = calloc(laned + 1, sizeof(*s->lanes))) == NULL ||
+	    (s->shares = calloc((size_t)t->share_count + 1, 1)) == NULL ||
 	    (s->known_slots = slots_new(known, &s->known_mask)) == NULL)
 		return (ENGINE_NO_MEMORY);
-	planned = lanes = 0;
+	if (t->share_count > 0)
+		memcpy(s->shares, t->shares, t->share_count);
 	for (i = 0; i < t->peer_count; i++) {
 		from = &t->peers[i];
 		to = &s->peers[s->peer_count++];
 		to->number = from->peer;
 		to->state = list_find(&s->peer_states, from->peer);
+		to->shares = from->share_count > 0 ? s->shares + from->share_first : NULL;
 		compile_known(c, from->known_first, from->known_count, i);
-		if (from->plan_count == 0)
-			continue;
-		if ((to->session = list_find(&s->session_states, from->session)) == NULL)
-			return (ENGINE_BAD_TABLE);
-		compile_plan(c, from, to, s->paths + planned, s->lanes + lanes);
-		compile_known(c, from->plan_first, from->plan_count, i);
-		compile_known(c, from->urgent_first, from->urgent_count, i);
-		compile_known(c, from->lane_first, from->lane_count, i);
-		planned += (size_t)from->plan_count + from->urgent_count + from->lane_count;
-		lanes += from->lane_count;
+		if ((error = compile_plans(c, from, i, &paths, &lanes)) != 0)
+			return (error);
 	}
 	return (0);
 }
@@ -559,8 +611,12 @@ compile_sessions(struct compile *c)
 		if ((to->peer = peer_index(c, from->peer)) == NO_PEER)
 			to->peer = UNLISTED_PEER;	/* what no route leads to, so nothing is delivered */
 		to->state = list_find(&s->session_states, from->session);
-		if (list_find(&c->old->session_states, from->session) == NULL)
+		if (list_find(&c->old->session_states, from->session) == NULL) {
 			memcpy(to->state->rx_key, from->key, KEY_BYTES);
+			to->state->own = from->own;
+		}
+		to->own_first = from->own.first;
+		to->own_size = (uint16_t)(1u << from->own.k);
 		to->base = base_of(from->base);
 		to->pending = from->pending != 0;
 		to->reorder_ns = from->reorder_ns;
@@ -625,7 +681,7 @@ snapshot_compile(struct snapshot **result, const struct snapshot *old, const str
 	uint32_t i;
 	int error;
 
-	if (!table_valid(t) || workers > 1u << t->run.k)
+	if (!table_valid(t, workers))
 		return (ENGINE_BAD_TABLE);
 	c.s = zalloc_lines(sizeof(*c.s));
 	c.order = calloc((size_t)t->peer_count + 1, sizeof(*c.order));
@@ -637,8 +693,6 @@ snapshot_compile(struct snapshot **result, const struct snapshot *old, const str
 	for (i = 0; i < t->peer_count; i++)
 		c.order[i] = (struct numbered){ .number = t->peers[i].peer, .index = i };
 	qsort(c.order, t->peer_count, sizeof(*c.order), compare_numbers);
-	c.s->own_first = t->run.first;
-	c.s->own_size = (uint16_t)(1u << t->run.k);
 	if ((error = compile_state(&c, &raised)) == 0 && (error = compile_peers(&c)) == 0 &&
 	    (error = compile_sessions(&c)) == 0 && (error = compile_routes(&c)) == 0) {
 		*result = c.s;
@@ -676,8 +730,10 @@ snapshot_free(struct snapshot *s, const struct snapshot *heir)
 	free(s->session_slots);
 	free(s->known);
 	free(s->known_slots);
+	free(s->plans);
 	free(s->paths);
 	free(s->lanes);
+	free(s->shares);
 	free(s->runs);
 	free(s);
 }

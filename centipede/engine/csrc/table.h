@@ -79,6 +79,7 @@ struct session_state {
 	uint8_t		rx_key[KEY_BYTES];
 	uint8_t		tx_key[KEY_BYTES];
 	bool		has_tx_key;
+	struct engine_run own;
 	_Atomic bool	first_told;
 	uint32_t	source_count;
 	struct source	sources[SOURCES_MAX];
@@ -112,16 +113,23 @@ struct lane {
 	uint64_t	delay_ns;
 };
 
-struct peer {
-	uint64_t	number;
-	struct peer_state *state;
-	struct session_state *session;	/* NULL: no plan, packets wait */
+/* How to send to one machine of a peer. */
+struct plan {
+	struct session_state *session;
 	uint64_t	base;		/* 48 bits */
 	uint16_t	run_first, run_size;
 	struct fan	fan;
 	struct fan	urgent;		/* of no path: urgent packets go where all go */
 	uint32_t	lane_count;	/* 0: packets take the fan */
 	const struct lane *lanes;
+};
+
+struct peer {
+	uint64_t	number;
+	struct peer_state *state;
+	const struct plan *plans;
+	uint32_t	plan_count;	/* 0: packets wait */
+	const uint8_t	*shares;	/* by bucket of flows the plan they take; NULL: the only one */
 };
 
 struct source_run {
@@ -133,6 +141,7 @@ struct source_run {
 struct session {
 	uint64_t	base;		/* 48 bits */
 	struct session_state *state;
+	uint16_t	own_first, own_size;
 	uint32_t	peer;		/* index */
 	uint64_t	reorder_ns;
 	bool		pending;
@@ -148,7 +157,6 @@ struct known_path {
 };
 
 struct snapshot {
-	uint16_t	own_first, own_size;
 	struct routes	v4, v6;
 	struct peer	*peers;
 	uint32_t	peer_count;
@@ -160,8 +168,11 @@ struct snapshot {
 	uint32_t	known_count;
 	uint32_t	*known_slots;	/* index + 1, by hash of local, remote and peer */
 	uint64_t	known_mask;
+	struct plan	*plans;
+	uint32_t	plan_count;
 	struct path	*paths;
 	struct lane	*lanes;
+	uint8_t		*shares;
 	struct source_run *runs;
 	struct list	session_states, path_states, peer_states;
 	_Atomic uint64_t told[TOLD_MAX];
@@ -205,15 +216,14 @@ session_find(const struct snapshot *s, uint64_t base)
 
 /* Where packets of this source shard wait, if worker `worker` is the one that its sender addresses. */
 static inline struct reorder *
-session_reorder(const struct snapshot *snapshot, const struct session *s, uint16_t shard, unsigned worker,
-    unsigned workers)
+session_reorder(const struct session *s, uint16_t shard, unsigned worker, unsigned workers)
 {
 	uint16_t place;
 	uint32_t i;
 
 	for (i = 0; i < s->run_count; i++)
 		if ((place = (uint16_t)(shard - s->runs[i].first)) < s->runs[i].size)
-			return (place % snapshot->own_size % workers == worker ? s->runs[i].reorders[place] : NULL);
+			return (place % s->own_size % workers == worker ? s->runs[i].reorders[place] : NULL);
 	return (NULL);
 }
 
