@@ -210,7 +210,10 @@ class Scenario(_Model, frozen=True, dict=True):
 
     def plan(self, *, force: Backend | None = None) -> Plan:
         """Return the plan of the topology. ``force`` has every link carried by one back end."""
-        changing = {event.link for event in self.timeline if isinstance(event, LinkChange)}
+        changes = [event for event in self.timeline if isinstance(event, LinkChange)]
+        changing = {event.link for event in changes}
+        # netem cannot do that: a link that is to become narrow is the emulator's from the beginning.
+        narrowing = {event.link for event in changes if event.change.mtu_bytes}
         return Plan(
             hosts=tuple(HostPlan(host.name, host.kind) for host in self.host),
             links=tuple(
@@ -221,7 +224,7 @@ class Scenario(_Model, frozen=True, dict=True):
                     txqueuelen=link.txqueuelen,
                     offloads=link.offloads,
                     changing=link.name in changing,
-                    backend=force,
+                    backend=force or (Backend.EMULATOR if link.name in narrowing else None),
                     seed=self.seed + number,
                 )
                 for number, link in enumerate(self.link)

@@ -9,7 +9,7 @@ import pytest
 
 from lab import scenario
 from lab.errors import LabError
-from lab.impairment import Impairment
+from lab.impairment import Backend, Impairment
 from lab.timeline import AddressChange, Blackhole, ClockStep, LinkChange
 from lab.topology import RoutePlan
 from lab.tunnels.plain import Plain
@@ -227,6 +227,13 @@ def test_events_are_what_they_are_called() -> None:
     ]
     (link,) = found.plan().links
     assert link.changing
+    assert link.backend is None
+
+
+def test_a_link_that_becomes_narrow_is_emulated_whatever_the_kernel_has() -> None:
+    text = WHOLE + '[[timeline]]\nat = 1\ndo = "link-change"\nlink = "one"\nchange = { mtu_bytes = 1280 }\n'
+    (link,) = scenario.parse(text, name="x").plan().links
+    assert link.backend is Backend.EMULATOR
 
 
 def test_an_end_is_found_where_the_file_says() -> None:
