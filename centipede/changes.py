@@ -30,6 +30,7 @@ def compare(before: Config, after: Config) -> Changes:
         "private_key": before.identity.public != after.identity.public,
         "engine": before.engine != after.engine,
         "workers": before.workers != after.workers,
+        "busy_poll": before.busy_poll_s != after.busy_poll_s,
         "fwmark": before.mark != after.mark,
         "table": (before.table, before.routed) != (after.table, after.routed),
         "[timing]": before.timing != after.timing,

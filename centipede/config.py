@@ -54,6 +54,7 @@ TABLE_RANGE = range(1, 1 << 32)
 KERNEL_TABLES = (253, 254, 255)
 """default, main and local: not to be filled with the tunnel's routes."""
 WORKERS_RANGE = range(1, 17)
+BUSY_POLL_RANGE_S = (0.0, 0.01)
 HEARTBEAT_RANGE_S = (0.02, 10.0)
 MOST_LISTEN = 8
 """Sockets a node may have, docs/protocol.md "Constants"."""
@@ -83,6 +84,9 @@ class InterfaceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """``auto`` is the native engine where it was built, else the reference engine."""
     workers: int | Literal["auto"] = "auto"
     """Worker threads, 1 to 16; ``auto`` leaves it to the engine."""
+    busy_poll: float | Literal["auto"] = "auto"
+    """Seconds for which a worker of the native engine that has nothing to do looks again before it sleeps, 0 to 0.01;
+    ``auto`` is about what it costs to wake a core. More makes rare packets quicker and keeps a core busy for longer."""
 
 
 class PeerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -126,6 +130,7 @@ _EXAMPLES = {
     "table": 'table = "auto", table = "off" or table = 1234',
     "engine": 'engine = "auto", "python" or "native"',
     "workers": 'workers = "auto" or workers = 2',
+    "busy_poll": 'busy_poll = "auto" or busy_poll = 0.0002',
     "name": 'name = "laptop"',
     "public_key": 'public_key = "..." with what centipede pubkey prints',
     "preshared_key_file": 'preshared_key_file = "laptop.psk"',
@@ -173,6 +178,8 @@ class Config:
     """None: the engine's default."""
     peers: tuple[PeerConfig, ...]
     timing: Timing
+    busy_poll_s: float | None = None
+    """None: the engine's default."""
     mark: int | None = None
     """Of the tunnel's own datagrams; None for the usual one."""
     table: int | None = None
@@ -252,12 +259,23 @@ def load_config(file: Path) -> Config:
         mtu=None if table.mtu == "auto" else place.within("mtu", table.mtu, MTU_RANGE),
         engine=table.engine,
         workers=None if table.workers == "auto" else place.within("workers", table.workers, WORKERS_RANGE),
+        busy_poll_s=None if isinstance(table.busy_poll, str) else _busy_poll_s(table.busy_poll, place),
         peers=peers,
         timing=_timing(timing, _Place(str(file), "[timing]")),
         mark=None if table.fwmark == "auto" else place.within("fwmark", table.fwmark, MARK_RANGE),
         table=None if isinstance(table.table, str) else _table(table.table, place),
         routed=table.table != "off",
     )
+
+
+def _busy_poll_s(busy_poll_s: float, place: _Place) -> float:
+    shortest, longest = BUSY_POLL_RANGE_S
+    if not shortest <= busy_poll_s <= longest:
+        place.fail(
+            "busy_poll",
+            f"{busy_poll_s:g} s is not between {shortest:g} and {longest:g}; write {_EXAMPLES['busy_poll']}",
+        )
+    return busy_poll_s
 
 
 def parse_peer(written: Mapping[str, Any], origin: str, directory: Path) -> PeerConfig:

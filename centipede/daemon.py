@@ -140,7 +140,7 @@ class Daemon:
         signals = stack.enter_context(Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP)))
         self._watch_for(signals, lambda: self._take_signals(signals))
         with _located(config.file):
-            self._kind = engines.choose(self._engine_name)
+            self._kind = engines.choose(self._engine_name, self._config.busy_poll_s)
             self._engine = self._open_engine(stack)
             self._links = stack.enter_context(Links())
             self._plan = self._plan_link(config)

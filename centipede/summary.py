@@ -28,6 +28,7 @@ def summarize(config: Config) -> dict[str, Any]:
         "table": (config.table or "auto") if config.routed else "off",
         "engine": config.engine,
         "workers": config.workers or "auto",
+        "busy_poll_s": "auto" if config.busy_poll_s is None else config.busy_poll_s,
         "peers": [_peer(peer) for peer in config.peers],
         "timing": {key: value for key, value in asdict(config.timing).items() if value != defaults[key]},
     }

@@ -41,8 +41,10 @@ class EngineKind:
     """Why this engine, for ``show`` and one log line."""
 
 
-def choose(name: Literal["auto", "python", "native"]) -> EngineKind:
+def choose(name: Literal["auto", "python", "native"], busy_poll_s: float | None = None) -> EngineKind:
     """The engine of this name; ``auto`` takes the native one where it can be used.
+
+    ``busy_poll_s`` is how long a worker of the native one looks again before it sleeps; None for its own idea of that.
 
     Raises HostError if the native one is asked for by name and cannot be used.
     """
@@ -50,7 +52,7 @@ def choose(name: Literal["auto", "python", "native"]) -> EngineKind:
         return _python_kind("configured")
     unusable = native_unavailable()
     if unusable is None:
-        return _native_kind("configured" if name == "native" else "it is available")
+        return _native_kind("configured" if name == "native" else "it is available", busy_poll_s)
     if name == "native":
         raise HostError(
             f'the native engine cannot be used ({unusable}): install what is missing or set engine = "auto"'
@@ -74,11 +76,13 @@ def _python_kind(reason: str) -> EngineKind:
     return EngineKind("python", False, workers, lambda tun: PythonEngine(tun.fds), reason)
 
 
-def _native_kind(reason: str) -> EngineKind:
-    from centipede.engine.native import NativeEngine
+def _native_kind(reason: str, busy_poll_s: float | None) -> EngineKind:
+    from centipede.engine.native import SPIN_S, NativeEngine
+
+    spin_s = SPIN_S if busy_poll_s is None else busy_poll_s
 
     def create(tun: TunQueues) -> Engine:
-        return NativeEngine(tun.fds, vnet_hdr=tun.vnet_hdr, offloads=tun.offloads)
+        return NativeEngine(tun.fds, vnet_hdr=tun.vnet_hdr, offloads=tun.offloads, spin_s=spin_s)
 
     return EngineKind("native", True, _cores(), create, reason)
 

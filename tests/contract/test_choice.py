@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import centipede.engine
-from centipede.engine import choose
+from centipede.engine import choose, native
 from centipede.errors import HostError
 from tests.contract.harness import FakeTun
 
@@ -62,6 +62,17 @@ def test_the_reference_engine_asked_for() -> None:
 def test_one_worker_where_threads_take_turns(monkeypatch: pytest.MonkeyPatch, gil: bool, workers: int) -> None:
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: gil, raising=False)
     assert choose("python").default_workers == workers
+
+
+@pytest.mark.usefixtures("with_native")
+@pytest.mark.parametrize(("configured", "spin_s"), [(None, native.SPIN_S), (0.0, 0.0), (0.002, 0.002)])
+def test_how_long_workers_look_again(monkeypatch: pytest.MonkeyPatch, configured: float | None, spin_s: float) -> None:
+    asked = []
+    monkeypatch.setattr(native, "NativeEngine", lambda *_, **options: asked.append(options["spin_s"]))
+    tun = FakeTun(1)
+    choose("native", configured).create(Queues(tun))
+    tun.close()
+    assert asked == [spin_s]
 
 
 def test_it_is_created_with_a_worker_per_queue() -> None:

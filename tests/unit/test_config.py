@@ -30,6 +30,7 @@ listen = ["192.0.2.10:51820", "wwan0", "[2001:db8::1]:4000", "auto:0"]
 mtu = 1380
 engine = "python"
 workers = 3
+busy_poll = 0.0002
 
 [[peer]]
 name = "alice"
@@ -84,7 +85,7 @@ def test_every_key_is_understood(directory: Path) -> None:
         Listen(4000, endpoint=Endpoint("2001:db8::1", 4000)),
         Listen(0),
     )
-    assert (config.mtu, config.engine, config.workers) == (1380, "python", 3)
+    assert (config.mtu, config.engine, config.workers, config.busy_poll_s) == (1380, "python", 3, 0.0002)
     assert config.timing == Timing(rekey_s=8.0, resend_s=(0.0, 0.5))
     alice, bob = config.peers
     assert alice.endpoints == (
@@ -103,7 +104,7 @@ def test_every_key_is_understood(directory: Path) -> None:
 
 def test_defaults(directory: Path) -> None:
     config = load(directory, f'[interface]\nprivate_key = "{OWN.text()}"\naddress = ["10.7.0.1/24"]\n')
-    assert (config.mtu, config.engine, config.workers) == (None, "auto", None)
+    assert (config.mtu, config.engine, config.workers, config.busy_poll_s) == (None, "auto", None, None)
     assert config.listen == (ANYWHERE,)
     assert config.peers == ()
     assert config.timing == Timing()
@@ -162,6 +163,8 @@ MISTAKES = [
     # wrong value
     ("mtu = 1380", "mtu = 1279", "mtu: 1279 is not in 1280 to 65456; write mtu = "),
     ("workers = 3", "workers = 17", "workers: 17 is not in 1 to 16; write workers = "),
+    ("busy_poll = 0.0002", "busy_poll = 0.5", "busy_poll: 0.5 s is not between 0 and 0.01; write busy_poll = "),
+    ("busy_poll = 0.0002", "busy_poll = -1", "busy_poll: -1 s is not between 0 and 0.01; write busy_poll = "),
     ("address = ...", "address = []", "address: the interface needs an address; write address = ["),
     ('"10.7.0.1/24"', '"10.7.0.300/24"', "address[0]: '10.7.0.300/24' is not an address with a prefix; write it like"),
     ('"fd07::1/64"', '"10.7.0.1/24"', "address[1]: '10.7.0.1/24' stands there twice; remove one"),

@@ -225,7 +225,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
         return PlayedNode(stage)
 
     monkeypatch.setattr(module, "open_tun", open_tun)
-    monkeypatch.setattr(engines, "choose", lambda _: engines.EngineKind("python", False, 1, create, "played"))
+    monkeypatch.setattr(engines, "choose", lambda *_: engines.EngineKind("python", False, 1, create, "played"))
     monkeypatch.setattr(module, "Links", lambda: PlayedLinks(stage))
     monkeypatch.setattr(module, "Node", node)
     monkeypatch.setattr(module, "Listening", listening)
