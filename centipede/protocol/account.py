@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from centipede.protocol.path import Path, PathState
 from centipede.protocol.status import PathStatus
-from centipede.protocol.table import Run
 
 _WINDOW_S = 1.0
 _STALE_S = 5.0
@@ -24,7 +23,7 @@ class Use:
     """Those of them that carry only copies of urgent packets."""
     metered: Collection[int]
     """Those whose links are to be spared."""
-    run: Run | None
+    machine: frozenset[int]
     """Where those that carry data lead."""
 
 
@@ -91,7 +90,7 @@ def _explain(path: Path, use: Use) -> str:
         why = "the peer asks to be sent to elsewhere"
     elif not use.carrying:
         why = "no session to send under"
-    elif path.run != use.run:
+    elif path.number not in use.machine:
         why = "leads to another machine of the peer"
     elif path.number in use.metered:
         why = "spare, its link is metered"

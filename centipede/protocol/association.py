@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from centipede.protocol.drops import DropReason
 from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.grant import Grant
 from centipede.protocol.handshake import Params, SessionKeys
 from centipede.protocol.identity import PublicKey
 from centipede.protocol.session import COUNTER_LIMIT, COUNTER_REKEY, LAST_SHARD, Header, Opener, Sealer
@@ -27,6 +28,8 @@ ESTABLISHED_SLOTS = 3
 PENDING_SLOTS = 4
 MOST_SOURCES = 256
 """Source shards a session accepts."""
+WORN_SOURCES = 192
+"""Of the peer's shards heard, after which a new session is asked for."""
 MOST_FAILED_OPENS = 2**36
 """Forgeries after which a new session is asked for."""
 
@@ -68,6 +71,8 @@ class Session:
     """Numbers of the paths it was heard on."""
     sources: list[Run] = field(default_factory=list)
     """The peer's runs heard under it."""
+    spare: range = field(default=range(0))
+    """Shards that this machine may grant to others."""
     tx_before: int = 0
     """Data packets sent to the peer when it was born."""
     tx_since: int = 0
@@ -91,7 +96,11 @@ class Session:
     @property
     def worn(self) -> bool:
         """Whether its counters ask for a new session at once."""
-        return max(self._counter, self.tx_since) >= COUNTER_REKEY or self._failed >= MOST_FAILED_OPENS
+        return (
+            max(self._counter, self.tx_since) >= COUNTER_REKEY
+            or self._failed >= MOST_FAILED_OPENS
+            or sum(run.size for run in self.sources) >= WORN_SOURCES
+        )
 
     def seal_control(self, plaintext: bytes, *, source: int, shard: int) -> bytes | None:
         """The control datagram to one of the peer's shards; None once the counter is used up."""
@@ -120,6 +129,15 @@ class Session:
         window.insert(header.counter)
         self._windows[header.source] = window
         return plaintext
+
+    def cut(self, k: int, *, rest: bool) -> Grant:
+        """Shards for another machine, which are no longer ours: a run of 2^k, and half or the ``rest`` of the others.
+
+        Raises ValueError if there are too few.
+        """
+        kept, granted = Grant(self.own, self.spare.start, self.spare.stop).cut(k, rest=rest)
+        self.spare = range(kept.first, kept.end)
+        return granted
 
     def hear_run(self, run: Run) -> bool:
         """Note shards of the peer's that were heard. False if they contradict those heard before, or are too many."""
@@ -171,6 +189,14 @@ class Association:
             self._forget(self.pending.pop(0))
         self.pending.append(session)
         return evicted
+
+    def adopt(self, session: Session) -> None:
+        """Put in a session that another machine established, by its age."""
+        assert session.established is not None
+        place = sum(_established(other) > session.established for other in self.established)
+        self.established.insert(place, session)
+        if len(self.established) > ESTABLISHED_SLOTS:
+            self._erase(self.established[-1])
 
     def establish(self, session: Session, now: float) -> None:
         """Put a confirmed session in its place: the newest, unless one that came just before wins the tie.

@@ -15,6 +15,7 @@ from centipede.protocol.bucket import Bucket
 from centipede.protocol.drops import DropReason
 from centipede.protocol.effects import Level, LogLine, Outgoing
 from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.grant import SHARDS_END
 from centipede.protocol.handshake import Params
 from centipede.protocol.identity import Identity, PublicKey
 from centipede.protocol.path import Path
@@ -52,6 +53,8 @@ class Context:
         """Name of the interface that a local address belongs to, as far as known."""
         self.largest_bytes = largest_bytes
         """UDP payload that the configured MTU asks for."""
+        self.spare = range(run.first + run.size, SHARDS_END)
+        """Shards that may be granted to other machines, of a session made here."""
         self.params = Params(timing.gap_s, LARGEST_INNER, k=run.k)
         self.drops: Counter[DropReason] = Counter()
         self.sessions: dict[bytes, Session] = {}

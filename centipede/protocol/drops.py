@@ -96,6 +96,8 @@ class DropReason(IntEnum):
     """The source address is one of the tunnel's own network: a path there would carry its own datagrams."""
     COOKIE_UNDECRYPTABLE = 41
     """A Cookie that answers an outstanding Initiate, but was not made by its responder."""
+    PEER_MOVED = 42
+    """An Initiate of a peer that another machine took over, which is to answer."""
 
     @property
     def label(self) -> str:

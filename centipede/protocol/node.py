@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from ipaddress import ip_address
 
+from centipede.errors import HandoverError
 from centipede.protocol.context import Context
 from centipede.protocol.cookie import answered_mac1
 from centipede.protocol.counters import EngineCounters
@@ -23,6 +24,7 @@ from centipede.protocol.effects import Effects, LogLine, Outgoing
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handshake import acknowledge_sid, check_mac1
 from centipede.protocol.identity import Identity, PublicKey
+from centipede.protocol.migration import Migration
 from centipede.protocol.path_mtu import START_BYTES
 from centipede.protocol.path_set import MOST_LOCALS
 from centipede.protocol.peer import Peer
@@ -64,6 +66,7 @@ class Node:
         self._peers: dict[PublicKey, Peer] = {}
         self._numbered: dict[int, Peer] = {}
         self._responder = Responder(self._context, self._peers)
+        self._migration = Migration(identity, random)
         self._locals: tuple[Endpoint, ...] = ()
         self._now = float("-inf")
         self._touched: set[int] = set()
@@ -165,6 +168,40 @@ class Node:
             peer.hurry(now)
             self._touch(peer, now)
 
+    # Handing over to another machine with the same identity.
+
+    def offer(self, now: float) -> bytes:
+        """Offer to take over sessions from another machine: an OFFER, good for 30 s."""
+        return self._migration.offer(self._context.run.k, self._context.announced, now)
+
+    def export(self, public_key: PublicKey, offer: bytes, now: float, *, move: bool) -> bytes:
+        """Hand a peer's sessions to the machine that made ``offer``: an EXPORT.
+
+        With ``move`` this machine takes its leave of the peer; else both serve it. Whatever becomes of the export, the
+        shards in it are no longer ours. KeyError if there is no such peer, HandoverError if it cannot be.
+        """
+        peer = self._touch(self._peers[public_key], now)
+        to = self._migration.read(offer)
+        return self._migration.seal(peer.hand_over(to, now, move=move), offer, move=move)
+
+    def import_(self, data: bytes, now: float) -> PublicKey:
+        """Serve the sessions in an EXPORT that answers an offer of this node; returns whose they are.
+
+        Raises HandoverError, with all as before, unless it is one, in time, for the first time, and the peer is known.
+        """
+        export = self._migration.open(data, now)
+        handover = export.handover
+        if handover.local != self._context.identity.public:
+            raise HandoverError("this export is of another identity; both machines need the same private key")
+        peer = self._peers.get(handover.peer)
+        if peer is None:
+            raise HandoverError(
+                f"this export is for a peer with the key {handover.peer.text}, which is not configured here; "
+                "add it to the configuration, make a new offer and export again"
+            )
+        self._touch(peer, now).take_over(handover, now, move=export.move)
+        return handover.peer
+
     def seek(self, public_key: PublicKey, now: float) -> None:
         """Try to reach a peer at once, whatever was tried before. KeyError if there is none."""
         peer = self._peers[public_key]
@@ -248,6 +285,7 @@ class Node:
     def handle_timer(self, now: float, wall_ns: int) -> None:
         """Do what is due. Harmless at any time."""
         self._now = max(self._now, now)
+        self._migration.expire(now)
         self._settle()
         for number, due in self._timers.items():
             if due <= now:
@@ -270,7 +308,7 @@ class Node:
             mtu=mtu,
             datagrams=tuple(context.datagrams),
             log=tuple(context.log),
-            next_timer=min((self._raise_mtu_at, *self._timers.values())),
+            next_timer=min((self._raise_mtu_at, self._migration.expires_at(), *self._timers.values())),
         )
         context.records.clear()
         context.datagrams.clear()

@@ -44,6 +44,8 @@ _UNLOADED_BEATS = 256
 """At a beat each 0.2 s, the least round trip takes most of a minute to rise to one that lasts."""
 _FULL_WEIGHT = 255
 _OBSERVATIONS = 3
+_SESSIONS = 8
+"""More than a peer has."""
 _MANY_LOST = 2
 _UNUSUAL_LOSS = 0.05
 """So many lost from one heartbeat to the next, and so much more of all than is usual, and the MTU is suspected."""
@@ -92,7 +94,9 @@ class Path:
         self.expected = expected
         self.state = PathState.NEW
         self.run: Run | None = None
-        """The peer's shards this path leads to; None before anything was heard."""
+        """The peer's shards this path leads to, under the newest session they are known of; None before that."""
+        self.runs: dict[int, Run] = {}
+        """The same by session number: a machine has other shards under another session."""
         self.created = now
         self.tries = 0
         """Challenges sent while NEW."""
@@ -306,10 +310,21 @@ class Path:
         """Put a new challenge in place of one that came back: 8 random bytes."""
         self._challenge = challenge
 
-    def validate(self, run: Run) -> None:
+    def hear_run(self, session: int, run: Run) -> None:
+        """Note the peer's shards under a session (its number)."""
+        self.runs[session] = run
+        while len(self.runs) > _SESSIONS:
+            del self.runs[min(self.runs)]
+        self.run = self.runs[max(self.runs)]
+
+    def joins(self, other: Path) -> bool:
+        """Whether both lead to one machine: to the same shards under the newest session heard on both."""
+        common = self.runs.keys() & other.runs.keys()
+        return bool(common) and self.runs[max(common)] == other.runs[max(common)]
+
+    def validate(self) -> None:
         """Trust the path because a whole handshake crossed it both ways."""
         self.state = PathState.VALID
-        self.run = run
 
     def part(self) -> None:
         """Give the path up for now."""

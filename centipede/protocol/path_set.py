@@ -23,8 +23,8 @@ MOST_TOLD = 8
 MOST_LEARNED = 4
 """Paths to addresses known only from a packet and not validated yet."""
 
-_TOLD_AGAIN_S = 60.0
-"""An address that the peer named in vain is not tried again for so long."""
+_TOLD_AGAIN_S = 8.0
+"""An address that the peer named in vain is not tried again for so long, however often it is named."""
 
 
 class PathSet:

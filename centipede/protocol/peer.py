@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from centipede.errors import HandoverError
 from centipede.protocol.association import Association, Session
 from centipede.protocol.context import Context
 from centipede.protocol.cookie import mac1_of
@@ -20,13 +21,17 @@ from centipede.protocol.counters import EngineCounters
 from centipede.protocol.drops import DropReason, Refused
 from centipede.protocol.effects import Level
 from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.handover import Handover
 from centipede.protocol.handshake import Attempt, Finished
 from centipede.protocol.initiation import Initiation
+from centipede.protocol.leave import Leave
+from centipede.protocol.offer import Offer
 from centipede.protocol.path import Path
 from centipede.protocol.reach import Reach
 from centipede.protocol.session import Header
 from centipede.protocol.spec import PeerRecord, PeerSpec
 from centipede.protocol.status import HandshakeStatus, PeerStatus, SessionState, SessionStatus
+from centipede.protocol.succession import adopt, describe
 from centipede.protocol.table import Datagram, ReceiveSession, Run, SendPlan, TablePeer
 from centipede.protocol.wire import Addresses, Heartbeat, Observed, UnknownControl, decode_control
 
@@ -49,6 +54,7 @@ class Peer:
         self._initiation = Initiation(context.timing, now)
         self._wanted_at = now
         self._rekeys = 0
+        self._leave = Leave((), context.timing, now, gone=True) if self.record.moved else None
         self._reach.remember(self.record.addresses, now)
 
     @property
@@ -108,6 +114,73 @@ class Peer:
         """Why the peer may not have this outer address; None if it may."""
         return self._reach.refusal(remote)
 
+    def hand_over(self, offer: Offer, now: float, *, move: bool) -> Handover:
+        """What another machine needs to serve the peer: its sessions, and shards that are no longer ours.
+
+        With ``move`` this machine takes its leave. Raises HandoverError if there is no session to hand over.
+        """
+        sessions = []
+        for session in self._association.established:
+            try:
+                granted = session.cut(offer.k, rest=move)
+            except ValueError:  # others may have some left, and the next rekey brings new ones
+                continue
+            sessions.append(describe(session, granted, self._context, self._reach.pulse.last_traffic, now))
+        if not sessions:
+            why = (
+                "its shards are all granted: try again after the next rekey"
+                if self._association.established
+                else ("it was handed over already" if self._leave is not None else "there is none")
+            )
+            raise HandoverError(f"no session with peer {self.spec.name} can be exported; {why}")
+        if move:
+            self._leave = Leave(offer.addresses, self._timing, now)
+            self._store(replace(self.record, moved=True))
+            self._reach.pulse.draining = True
+            self._drop_attempt()
+            self.beat(now)
+            self._say("session handed over to another machine", now)
+        else:
+            self._reach.introduce(offer.addresses, now)
+        return Handover(
+            local=self._context.identity.public,
+            peer=self.spec.public_key,
+            floor=self.record.floor,
+            last_used=self.record.last_used,
+            addresses=self._reach.present,
+            sessions=tuple(sessions),
+        )
+
+    def take_over(self, handover: Handover, now: float, *, move: bool) -> None:
+        """Serve sessions that another machine handed over, from now on."""
+        self._stay()
+        record = self.record
+        self._store(
+            replace(
+                record,
+                floor=max(record.floor, handover.floor),
+                last_used=max(record.last_used, handover.last_used),
+                moved=False,
+            )
+        )
+        for handed in reversed(handover.sessions):
+            known = self._context.sessions.get(handed.base)
+            if known is None:
+                sent = self._reach.traffic.tx_packets
+                session = adopt(handed, self.number, self.spec.public_key, self._context, sent, now, home=move)
+                self._context.register(session)
+                self._association.adopt(session)
+            elif known.peer == self.number:  # handed over from here and back before it ended here: its counters go on
+                known.spare = range(handed.grant.first, handed.grant.end)
+        self._drop_attempt()
+        self._initiation.succeed()
+        idle_s = min((handed.idle_s for handed in handover.sessions), default=0.0)
+        self._reach.pulse.note_traffic(float("-inf"), now - idle_s)
+        self._reach.remember(handover.addresses, now)
+        self._reach.note_session(now)
+        self._reach.greet(now)
+        self._say("session taken over from another machine", now)
+
     def close(self, now: float) -> None:
         """Say bye."""
         self._reach.pulse.say_bye(now)
@@ -158,7 +231,7 @@ class Peer:
         if isinstance(path, Path):
             path.receive_data(len(event.data), event.arrived)
             if proven:
-                self._reach.validate(path, run, now)
+                self._reach.validate(path, session, now)
         self._reach.greet(now)
 
     def receive_cookie(self, event: Datagram, now: float) -> None:
@@ -166,6 +239,10 @@ class Peer:
         if self._initiation.receive_cookie(event.local, event.remote, event.data, now):
             message = self._initiation.message_on(event.local, event.remote, now)
             self._context.send(event.local, event.remote, message)
+
+    def answers(self, now: float) -> bool:
+        """Whether a new Initiate of the peer is to be answered here; not while another machine serves it."""
+        return self._leave is None or self._leave.answers(now)
 
     def add_pending(self, session: Session) -> None:
         """Keep a handshake that was answered until a packet under it confirms it."""
@@ -218,7 +295,7 @@ class Peer:
         session.heard.add(path.number)
         path.receive_control(len(event.data), event.arrived)
         if beat is not None:
-            path.run = run
+            path.hear_run(session.number, run)
             self._reach.receive_heartbeat(path, session, header, beat, event, now)
         elif isinstance(message, Addresses):
             self._reach.receive_addresses(message.endpoints, now)
@@ -243,6 +320,8 @@ class Peer:
         self._association.expire(now)
         if had_session and not self._association.established:
             self._say("session ended", now)
+        if self._leave is not None:
+            self._see_off(self._leave, now)
         self._handshake(now, wall_ns)
         self._reach.handle_timer(now)
 
@@ -257,6 +336,7 @@ class Peer:
             self._association.expires_at(),
             self._association.choice_at(now),
             self._handshake_at(now),
+            self._leave_at(now),
             self._reach.settle(now),
         )
 
@@ -309,6 +389,8 @@ class Peer:
 
     def _is_wanting(self, now: float) -> bool:
         """Whether a handshake is wanted now."""
+        if self._leave is not None:
+            return False
         if not self._association.established:
             return self._has_use(now)
         return self._reach.pulse.is_dead(now) or (now >= self._association.rekey_at() and self._has_use(now))
@@ -336,6 +418,8 @@ class Peer:
         times = []
         if self._initiation.attempt is not None:
             times.append(self._initiation.over_at())
+        if self._leave is not None:
+            return min(times, default=float("inf"))
         if self._has_use(now):
             times.append(self._association.rekey_at())
         if self._reach.pulse.is_sending(now):
@@ -379,6 +463,7 @@ class Peer:
             peer_base=finished.base,
             run=run,
             own=self._context.run,
+            spare=self._context.spare,
             keys=finished.keys,
             timestamp=attempt.timestamp,
             initiator=self._context.identity.public,
@@ -395,6 +480,7 @@ class Peer:
         self._establish(session, now)
 
     def _establish(self, session: Session, now: float) -> None:
+        self._stay()
         before = self._association.current
         session.tx_before = self._reach.traffic.tx_packets
         self._association.establish(session, now)
@@ -413,10 +499,44 @@ class Peer:
     def _welcome(self, session: Session, path: Path, now: float) -> None:
         """Answer the packet that confirmed a session; its path is proven if the Acknowledge went out on it."""
         if (path.local, path.remote) in session.acknowledged:
-            self._reach.validate(path, path.run or session.run, now)
+            self._reach.validate(path, session, now)
             self._reach.pulse.beat(path, now, answer_now=True)
         else:
             self._reach.pulse.challenge(path, now)
+
+    # Handing over.
+
+    def _stay(self) -> None:
+        """The peer is this machine's again."""
+        self._leave = None
+        self._reach.pulse.draining = False
+        if self.record.moved:
+            self._store(replace(self.record, moved=False))
+
+    def _see_off(self, leave: Leave, now: float) -> None:
+        """Do what is left to do for a peer that another machine took over."""
+        if leave.gone:
+            return
+        if leave.is_in_vain(self._reach.pulse.last_rx, now):
+            self._stay()
+            self.beat(now)
+            self._say("the other machine did not take over: serving it on", now, "warning")
+        elif now >= leave.quiet_at(self._reach.pulse.last_traffic) or not self._association.established:
+            self.close(now)
+            self.clear()
+            leave.gone = True
+            self._say("left to another machine", now)
+        elif addresses := leave.take(now):
+            self._reach.introduce(addresses, now)
+
+    def _leave_at(self, now: float) -> float:
+        """When :meth:`_see_off` has something to do."""
+        leave = self._leave
+        if leave is None or leave.gone:
+            return float("inf")
+        vain_at = leave.in_vain_at()
+        times = [leave.quiet_at(self._reach.pulse.last_traffic), leave.tell_at()]
+        return min([*times, vain_at] if now < vain_at else times)
 
     def _make_plan(self, now: float) -> SendPlan | None:
         choice = self._reach.choose()
@@ -427,7 +547,7 @@ class Peer:
             session=session.number,
             base=session.peer_base,
             key=session.keys.tx_data,
-            run=choice.run,
+            run=choice.runs.get(session.number, session.run),
             paths=choice.selection.paths,
             copies=choice.selection.copies,
             urgent=choice.selection.urgent,

@@ -37,10 +37,14 @@ class Pulse:
     ) -> None:
         self.busy_s = busy_s
         self.keepalive = keepalive
+        self.draining = False
+        """The peer is asked to send elsewhere, whatever the node asks all peers for."""
         self.carrying: frozenset[int] = frozenset()
         """Numbers of the paths that carry data now."""
         self.last_tx = float("-inf")
         """When the newest inner packet for the peer came, sent or not."""
+        self.last_rx = float("-inf")
+        """When the newest data packet came."""
         self.last_traffic = float("-inf")
         """When the newest data packet went or came."""
         self.unanswered_since: float | None = None
@@ -73,6 +77,7 @@ class Pulse:
     def note_traffic(self, tx_at: float, rx_at: float) -> None:
         """Note when the newest data went and came."""
         self.last_tx = max(self.last_tx, tx_at)
+        self.last_rx = max(self.last_rx, rx_at)
         self.last_traffic = max(self.last_traffic, tx_at, rx_at)
 
     def note_heard(self) -> None:
@@ -91,14 +96,14 @@ class Pulse:
         for session in self._association.speaking(now):
             if not path.affords(BEAT_BYTES):
                 break
-            shard = path.run.first if path.run is not None and path.run in session.sources else ANY_SHARD
+            shard = path.runs[session.number].first if session.number in path.runs else ANY_SHARD
             beat = path.compose(
                 now,
                 next_in_s=next_in_s,
                 k=session.own.k,
                 answer_now=answer_now,
                 bye=bye,
-                draining=self._context.draining,
+                draining=self._context.draining or self.draining,
             )
             datagram = session.seal_control(beat.encode(), source=session.own.first, shard=shard)
             if datagram is not None:
@@ -111,8 +116,15 @@ class Pulse:
         """Send a heartbeat of this UDP payload that may not be fragmented. The next ordinary one stays planned."""
         (session, *_) = self._association.speaking(now)
         next_in_s = min(self._interval_s(path, now), self._limit_s())
-        shard = path.run.first if path.run is not None and path.run in session.sources else ANY_SHARD
-        beat = path.compose(now, next_in_s=next_in_s, k=session.own.k, answer_now=True, size_bytes=size_bytes)
+        shard = path.runs[session.number].first if session.number in path.runs else ANY_SHARD
+        beat = path.compose(
+            now,
+            next_in_s=next_in_s,
+            k=session.own.k,
+            answer_now=True,
+            draining=self._context.draining or self.draining,
+            size_bytes=size_bytes,
+        )
         datagram = session.seal_control(beat.encode(), source=session.own.first, shard=shard)
         if datagram is not None:
             self._context.send(path.local, path.remote, datagram, dont_fragment=True)
@@ -159,7 +171,7 @@ class Pulse:
     def tell(self, path: Path, message: Addresses | Observed, now: float) -> None:
         """Send a message that is no heartbeat, under the current session."""
         (session, *_) = self._association.speaking(now)
-        shard = path.run.first if path.run is not None and path.run in session.sources else ANY_SHARD
+        shard = path.runs[session.number].first if session.number in path.runs else ANY_SHARD
         datagram = session.seal_control(message.encode(), source=session.own.first, shard=shard)
         if datagram is not None:
             path.note_sent(len(datagram))

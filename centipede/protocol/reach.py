@@ -8,7 +8,7 @@ association's; here they only lend their keys to heartbeats.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from centipede.protocol.account import Account, Use
@@ -19,7 +19,7 @@ from centipede.protocol.counters import EngineCounters, PathCounters
 from centipede.protocol.drops import DropReason
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.path import Path, PathState
-from centipede.protocol.path_set import PathSet, total
+from centipede.protocol.path_set import MOST_REMOTES, PathSet, total
 from centipede.protocol.pulse import Pulse
 from centipede.protocol.scheduler import Candidate, Scheduler, Selection, create
 from centipede.protocol.session import Header
@@ -31,9 +31,10 @@ from centipede.protocol.wire import Addresses, Heartbeat, Observed
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Where data goes: the shards of the peer, the paths to them, and all usable paths to them."""
+    """Where data goes: the shards of one of the peer's machines, the paths to it, and all usable paths to it."""
 
-    run: Run
+    runs: Mapping[int, Run]
+    """By session number."""
     selection: Selection
     usable: frozenset[int]
 
@@ -50,8 +51,10 @@ class Reach:
         self._paths = PathSet(context.new_path, context.timing)
         self.pulse = Pulse(context, self._paths, association, busy_s=spec.heartbeat_s, keepalive=spec.keepalive)
         self._announcement = Announcement()
+        self._introduction = Announcement()
         self._account = Account()
-        self._run: Run | None = None
+        self._machine: frozenset[int] = frozenset()
+        """Numbers of the paths to the machine that data is sent to."""
         self._urgent: frozenset[int] = frozenset()
         """The paths that carry nothing but copies of urgent packets."""
 
@@ -64,6 +67,12 @@ class Reach:
     def addresses(self) -> tuple[Endpoint, ...]:
         """Remote addresses worth remembering over a restart."""
         return self._paths.addresses
+
+    @property
+    def present(self) -> tuple[Endpoint, ...]:
+        """Remote addresses another machine should try: those that work now first, at most 16."""
+        usable = dict.fromkeys(path.remote for path in self._paths.usable)
+        return tuple({**usable, **dict.fromkeys(self.addresses)})[:MOST_REMOTES]
 
     @property
     def table_paths(self) -> tuple[TablePath, ...]:
@@ -183,14 +192,20 @@ class Reach:
         """The peer says where else it may be found."""
         self._paths.tell([remote for remote in addresses if self._allows(remote)], now)
 
+    def introduce(self, addresses: Sequence[Endpoint], now: float) -> None:
+        """Tell the peer where else it may find its sessions: another machine's addresses."""
+        self._introduction.change(addresses, now)
+        self._introduction.begin(now)
+
     def note_session(self, now: float) -> None:
         """A session was established: whoever is at its other end may not know our addresses."""
         self._announcement.begin(now)
 
-    def validate(self, path: Path, run: Run, now: float) -> None:
+    def validate(self, path: Path, session: Session, now: float) -> None:
         """A whole handshake crossed this path both ways."""
         before = path.state
-        path.validate(run)
+        path.validate()
+        path.hear_run(session.number, path.runs.get(session.number, session.run))
         path.expect(self.pulse.busy_s + path.patience_s, now)
         self._follow(path, before, now)
 
@@ -222,40 +237,43 @@ class Reach:
         """Bring the rhythm up to date; returns when ``handle_timer`` is due."""
         expiries = (path.expires_at(self._timing) for path in self._paths)
         self._account.settle(self._paths, now)
-        announce_at = self._announcement.due_at() if self._paths.usable and self.pulse.can_speak else float("inf")
+        told_at = min(self._announcement.due_at(), self._introduction.due_at())
+        announce_at = told_at if self._paths.usable and self.pulse.can_speak else float("inf")
         return min(self.pulse.settle(now), self._paths.refresh_at(now), announce_at, *expiries)
 
     def choose(self) -> Choice | None:
         """Choose the paths for data; None if there is no usable one."""
-        runs: dict[Run, list[Path]] = {}
-        ways = [path for path in self._paths.usable if path.run is not None]
+        ways = [path for path in self._paths.usable if path.runs]
+        machines: list[list[Path]] = []
         for path in [path for path in ways if not path.shunned] or ways:
-            assert path.run is not None
-            runs.setdefault(path.run, []).append(path)
-        if not runs:
+            machine = next((machine for machine in machines if any(path.joins(other) for other in machine)), None)
+            if machine is None:
+                machines.append([path])
+            else:
+                machine.append(path)
+        if not machines:
             return None
         # Copies of a packet go to one machine's shards; the machine stays the same as long as a sound path leads to it.
-        sound = [run for run, paths in runs.items() if any(path.state is PathState.VALID for path in paths)]
-        if self._run not in (sound or runs):
-            self._run = (sound or list(runs))[0]
-        assert self._run is not None
-        paths = runs[self._run]
+        sound = [paths for paths in machines if any(path.state is PathState.VALID for path in paths)] or machines
+        paths = next((paths for paths in sound if any(path.number in self._machine for path in paths)), sound[0])
+        self._machine = frozenset(path.number for path in paths)
         selection = self._scheduler.choose([self._candidate(path) for path in paths])
         bulk = {path.path for path in selection.paths[: selection.copies]}
         self._urgent = frozenset(path.path for path in selection.urgent) - bulk
-        return Choice(self._run, selection, frozenset(path.number for path in paths))
+        return Choice(dict(paths[0].runs), selection, self._machine)
 
     def status(self, now: float) -> tuple[PathStatus, ...]:
         """A picture of the paths for ``show``."""
         metered = [path.number for path in self._paths if self._is_metered(path)]
-        use = Use(self.pulse.carrying, self._urgent, metered, self._run)
+        use = Use(self.pulse.carrying, self._urgent, metered, self._machine)
         return tuple(self._account.status(path, use, now) for path in self._paths)
 
     def _announce(self, now: float) -> None:
         usable = self._paths.usable
-        if usable and self.pulse.can_speak and (addresses := self._announcement.take(now)):
-            for path in usable:
-                self.pulse.tell(path, Addresses(addresses), now)
+        if usable and self.pulse.can_speak:
+            for addresses in (self._announcement.take(now), self._introduction.take(now)):
+                for path in usable if addresses else ():
+                    self.pulse.tell(path, Addresses(addresses), now)
 
     def _note_mtu(self, path: Path, before: int, now: float) -> None:
         if path.mtu.size != before:

@@ -58,7 +58,7 @@ class Responder:
             if not self._sources.take(_network(event.remote), now):
                 raise Refused(DropReason.RATE_LIMITED)
             initiate = open_initiate(self._context.identity, event.data)
-            peer = self._peer_of(initiate, event.remote)
+            peer = self._peer_of(initiate, event.remote, now)
             session = self._create(peer, initiate, now)
         else:
             peer = self._peers[session.initiator]
@@ -84,7 +84,7 @@ class Responder:
     def _pending(self, digest: bytes) -> Session | None:
         return self._context.pending.get(digest)
 
-    def _peer_of(self, initiate: Initiate, remote: Endpoint) -> Peer:
+    def _peer_of(self, initiate: Initiate, remote: Endpoint, now: float) -> Peer:
         peer = self._peers.get(initiate.remote)
         if peer is None:
             raise Refused(DropReason.UNKNOWN_IDENTITY)
@@ -97,6 +97,8 @@ class Responder:
             peer.note_refusal(refused.reason)
             raise
         self._check_remote(peer, remote)
+        if not peer.answers(now):
+            raise Refused(DropReason.PEER_MOVED)
         return peer
 
     def _check_remote(self, peer: Peer, remote: Endpoint) -> None:
@@ -124,6 +126,7 @@ class Responder:
             peer_base=initiate.base,
             run=run,
             own=context.run,
+            spare=context.spare,
             keys=keys,
             timestamp=initiate.timestamp,
             initiator=initiate.remote,

@@ -64,3 +64,5 @@ class PeerRecord:
     """Greatest timestamp of a confirmed Initiate of this peer."""
     addresses: tuple[Endpoint, ...] = ()
     """Remote addresses last known to be valid."""
+    moved: bool = False
+    """Whether another machine took the peer over."""

@@ -75,6 +75,10 @@ class Timing:
     """Longest pause before a larger size is tried again."""
     mtu_hold_s: float = 10.0
     """The interface's MTU is raised when all paths have carried more for so long; it is lowered at once."""
+    leave_s: float = 3.0
+    """A peer that another machine took over is left when there was no data for this long."""
+    taken_over_s: float = 30.0
+    """One that still sends data here after this long was not taken over."""
     new_s: float = 3.0
     """Life of a path to an unknown address that answers no challenge."""
 

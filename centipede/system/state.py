@@ -1,6 +1,7 @@
 """The state file: what outlives the daemon, one JSON file per tunnel.
 
-Per peer: the greatest timestamp used, the floor, and addresses that were good (docs/protocol.md "Timestamps"). Losing
+Per peer: the greatest timestamp used, the floor, addresses that were good (docs/protocol.md "Timestamps"), and whether
+another machine took it over. Losing
 it breaks nothing, so a file that cannot be read is moved aside and the daemon goes on. It holds no secret.
 
 Writing replaces the file by rename, so a reader, or a crash, meets either the old or the new content. There is no
@@ -27,6 +28,7 @@ class _Peer(msgspec.Struct, frozen=True):
     last_used: int = 0
     floor: int = 0
     addresses: list[str] = []
+    moved: bool = False
 
 
 class _State(msgspec.Struct, frozen=True):
@@ -81,7 +83,7 @@ class StateFile:
             1,
             self._identity.text,
             {
-                key.text: _Peer(record.last_used, record.floor, [str(address) for address in record.addresses])
+                key.text: _Peer(record.last_used, record.floor, [*map(str, record.addresses)], record.moved)
                 for key, record in self._records.items()
             },
         )
@@ -107,5 +109,9 @@ def _record(key: str, peer: _Peer) -> PeerRecord:
     if not (0 <= peer.last_used < 1 << 64 and 0 <= peer.floor < 1 << 64):
         raise ValueError("a timestamp has 64 bits")
     return PeerRecord(
-        PublicKey.from_text(key), peer.last_used, peer.floor, tuple(Endpoint.parse(text) for text in peer.addresses)
+        PublicKey.from_text(key),
+        peer.last_used,
+        peer.floor,
+        tuple(Endpoint.parse(text) for text in peer.addresses),
+        peer.moved,
     )

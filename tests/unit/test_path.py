@@ -11,7 +11,6 @@ from centipede.protocol.counters import PathCounters
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.path import BEAT_BYTES, Path, PathState
 from centipede.protocol.path_mtu import PathMtu
-from centipede.protocol.table import Run
 from centipede.protocol.timing import Timing
 from centipede.protocol.wire import Heartbeat
 
@@ -114,7 +113,7 @@ def test_state_after(state: PathState, what: str, after: dict[PathState, PathSta
             peer.beat(now, response=b"nonsense", arrival_us=peer.clock_us(now - 0.1)), now
         ),
         "bye": lambda: peer.send(peer.beat(now, response=outstanding, bye=True), now),
-        "handshake": lambda: path.validate(Run()),
+        "handshake": lambda: path.validate(),
     }
     actions.get(what, lambda: None)()
     assert path.state is after[state]
@@ -335,7 +334,7 @@ def test_an_address_known_from_a_packet_is_sent_no_more_than_came() -> None:
     assert not path.affords(BEAT_BYTES)
     path.receive_control(BEAT_BYTES, 100.3)
     assert path.affords(BEAT_BYTES)
-    path.validate(Run())
+    path.validate()
     assert path.affords(10**6)
 
 

@@ -18,7 +18,6 @@ from centipede.protocol.path_set import (
     PathSet,
     compatible,
 )
-from centipede.protocol.table import Run
 from centipede.protocol.timing import Timing
 
 TIMING = Timing()
@@ -49,7 +48,7 @@ def pairs(paths: PathSet) -> set[tuple[Endpoint, Endpoint]]:
 
 def validate(paths: PathSet, path: Path, now: float) -> None:
     """What the owner of the set does when a path becomes valid."""
-    path.validate(Run())
+    path.validate()
     paths.remember(path.remote, now)
     paths.refresh(now)
 
@@ -191,7 +190,7 @@ def test_a_new_address_takes_the_place_of_what_was_heard_longest_ago_never_of_wh
     assert len(paths) == MOST_PATHS
     everyone = list(paths)
     for path in everyone[:-2]:
-        path.validate(Run())
+        path.validate()
     everyone[-2].receive_control(96, 50.0)
     everyone[-1].receive_control(96, 40.0)
     assert paths.learn(local(0), remote(50), 60.0)
@@ -209,7 +208,7 @@ def test_a_sixteenth_and_one_more_remote_address() -> None:
     paths.set_remotes([remote(number) for number in range(MOST_REMOTES)], 0.0)
     kept = [path for path in paths if path.remote != remote(3)]
     for path in kept:
-        path.validate(Run())
+        path.validate()
     new = paths.learn(local(1), remote(50), 1.0)
     assert new is not None
     assert all(path.remote != remote(3) for path in paths), "both paths of that address made room"

@@ -1,0 +1,260 @@
+"""Sessions that move between two machines with one identity, while a peer behind a NAT sends and receives.
+
+The simulated world itself checks that no nonce is used twice, whichever machine seals, and that nothing is delivered
+twice, whichever machine opens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from centipede.errors import HandoverError
+from centipede.protocol.drops import DropReason
+from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.identity import Identity
+from centipede.protocol.migration import OFFER_LIFE_S
+from centipede.protocol.node import PeerSpec
+from centipede.protocol.timing import Timing
+from lab.world_model import PORT, Machine, Uplink, World
+
+
+class Shared(World):
+    """``client`` behind a NAT, and two machines of the identity it knows: ``old``, which it is told of, and ``new``."""
+
+    client: Machine
+    old: Machine
+    new: Machine
+
+    @classmethod
+    def up(cls, **options: object) -> Shared:
+        world = cls.quiet(nat=True, **options)  # type: ignore[arg-type]  # the options of World.quiet, by name
+        assert isinstance(world, Shared)
+        world.client, world.old = world.machines
+        world.new = Machine("new", bytes([2]) * 32, world, [Uplink(Endpoint("10.3.1.1", PORT))])
+        world.new.configure(PeerSpec(world.client.identity.public, "a"), [])
+        world.machines.append(world.new)
+        for machine in world.machines:
+            machine.start()
+        world.pass_s(1.0)
+        return world
+
+    def note_delivered(self, name: str, packet: bytes) -> None:
+        super().note_delivered("b" if name == "new" else name, packet)
+
+    def pass_s(self, seconds: float) -> None:
+        self.clock.run_until(self.clock.now + seconds)
+
+    def wait(self, condition: Callable[[], bool], within_s: float) -> float:
+        began = self.clock.now
+        while not condition():
+            assert self.clock.now < began + within_s, "\n".join(self.log)
+            self.pass_s(0.01)
+        return self.clock.now - began
+
+    def talk(self, seconds: float, *, back: Machine | None = None) -> None:
+        """Packets each 20 ms for so long, to the client from ``back``."""
+        self.send_packets(self.client, 0.02, self.clock.now + seconds)
+        if back is not None:
+            self.send_packets(back, 0.02, self.clock.now + seconds)
+
+    def export(self, source: Machine, offer: bytes, *, move: bool = True) -> bytes:
+        data = source.node.export(self.client.identity.public, offer, source.now, move=move)
+        source.hurry()  # carries out what is to be done
+        return data
+
+    def import_(self, target: Machine, data: bytes) -> None:
+        target.node.import_(data, target.now)
+        target.hurry()
+
+    def move(self, source: Machine, target: Machine) -> None:
+        self.import_(target, self.export(source, target.node.offer(target.now)))
+
+    def serves(self, machine: Machine) -> bool:
+        """Whether the client sends to this machine, and to no other."""
+        hosts = {path.remote.host for plan in self.client.engine.table.peers[0].plans for path in plan.paths}
+        return hosts == {machine.uplinks[0].local.host}
+
+    def lost(self) -> int:
+        until = self.clock.now - 0.5
+        return sum(key not in self.received for key, at in self.sent.items() if at <= until)
+
+
+def sessions(machine: Machine) -> int:
+    return len(machine.engine.table.sessions)
+
+
+def test_a_session_moves_under_traffic_and_nothing_is_lost() -> None:
+    world = Shared.up()
+    world.talk(12.0, back=world.old)
+    world.pass_s(1.0)
+    offer = world.new.node.offer(world.new.now)
+    world.pass_s(0.3)
+    data = world.export(world.old, offer)
+    world.pass_s(0.3)
+    world.import_(world.new, data)
+    assert world.wait(lambda: world.serves(world.new), 2.0) < 1.2
+    world.pass_s(1.0)
+    world.send_packets(world.new, 0.02, world.clock.now + 6.0)
+    world.pass_s(10.0)
+    assert world.lost() == 0
+    assert sessions(world.old) == 1, "packets of its own kept it for the client"
+    world.pass_s(5.0)
+    assert sessions(world.old) == 0, "it was not left"
+    assert world.client.node.status(world.client.now).peers[0].session.rekeys == 0
+
+
+def test_the_old_machine_may_die_and_the_new_one_renews_the_session() -> None:
+    world = Shared.up(timing=Timing(rekey_s=40.0, rekey_fallback_s=45.0, reject_s=60.0))
+    world.talk(100.0)
+    world.move(world.old, world.new)
+    world.wait(lambda: sessions(world.old) == 0, 6.0)
+    world.old.stop()
+    world.pass_s(101.0)
+    assert world.lost() == 0
+    assert world.serves(world.new)
+    assert world.client.node.status(world.client.now).peers[0].session.rekeys >= 2
+
+
+def test_the_old_machine_does_not_answer_the_client_any_more() -> None:
+    world = Shared.up(timing=Timing(rekey_s=40.0, rekey_fallback_s=45.0, reject_s=60.0))
+    world.talk(100.0)
+    world.move(world.old, world.new)
+    world.pass_s(101.0)
+    assert world.lost() == 0
+    assert world.serves(world.new)
+    assert world.old.node.drops[DropReason.PEER_MOVED] >= 2
+    assert sessions(world.old) == 0
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_but_it_does_when_nobody_else_answers(restarted: bool) -> None:
+    world = Shared.up()
+    world.talk(60.0)
+    world.move(world.old, world.new)
+    world.wait(lambda: world.serves(world.new), 1.0)
+    world.wait(lambda: sessions(world.old) == 0, 6.0)
+    if restarted:
+        world.old.restart(keep_record=True, bye=False)
+        world.pass_s(3.0)
+        assert world.serves(world.new), "a machine that was restarted took back what it gave away"
+    world.new.stop()
+    world.new.uplinks = []
+    assert world.wait(lambda: world.serves(world.old), 20.0) > 9.0
+    world.pass_s(1.0)
+    assert sessions(world.old) >= 1
+
+
+def test_it_goes_back_and_forth() -> None:
+    world = Shared.up()
+    world.talk(80.0)
+    machines = [world.old, world.new]
+    for _ in range(50):
+        world.move(*machines)
+        machines.reverse()
+        assert world.wait(lambda: world.serves(machines[0]), 2.0) < 0.5
+        world.pass_s(1.0)
+        world.send_packets(machines[0], 0.01, world.clock.now + 0.3)
+    world.pass_s(10.0)
+    assert world.lost() == 0
+    assert sessions(machines[1]) == 0
+    assert sessions(machines[0]) <= 3
+    assert max(len(session.sources) for session in world.client.engine.table.sessions) <= 51
+
+
+def test_an_export_that_is_lost_costs_shards_only() -> None:
+    world = Shared.up()
+    world.talk(50.0, back=world.old)
+    world.export(world.old, world.new.node.offer(world.new.now))
+    world.pass_s(51.0)
+    assert world.lost() == 0
+    assert world.serves(world.old)
+    assert any("did not take over" in line for line in world.log)
+    with pytest.raises(HandoverError, match="its shards are all granted"):
+        world.move(world.old, world.new)
+
+
+def test_an_import_that_comes_late_is_found_by_the_client() -> None:
+    world = Shared.up()
+    world.talk(25.0)
+    data = world.export(world.old, world.new.node.offer(world.new.now))
+    world.pass_s(14.0)
+    world.import_(world.new, data)
+    world.wait(lambda: world.serves(world.new), 6.0)
+    world.pass_s(10.0)
+    assert world.lost() == 0
+
+
+def test_two_machines_serve_the_peer_when_one_joins() -> None:
+    world = Shared.up()
+    world.talk(8.0, back=world.old)
+    world.import_(world.new, world.export(world.old, world.new.node.offer(world.new.now), move=False))
+    world.pass_s(1.0)
+    world.send_packets(world.new, 0.02, world.clock.now + 5.0)
+    world.pass_s(10.0)
+    assert world.lost() == 0
+    assert sessions(world.old) == sessions(world.new) == 1
+
+
+def refusal(act: Callable[[], object]) -> str:
+    with pytest.raises(HandoverError) as raised:
+        act()
+    return str(raised.value)
+
+
+def test_what_cannot_be_imported_is_said_and_changes_nothing() -> None:
+    world = Shared.up()
+    now = world.clock.now
+    client, old, new = world.client, world.old, world.new
+    key = client.identity.public
+    offer = new.node.offer(now)
+    assert "made here" in refusal(lambda: new.node.export(key, offer, now, move=True))
+    assert "no session with peer a can be exported; there is none" in refusal(
+        lambda: new.node.export(key, old.node.offer(now), now, move=True)
+    )
+    stranger = Machine("stranger", bytes([9]) * 32, world, [Uplink(Endpoint("10.9.1.1", PORT))])
+    stranger.configure(PeerSpec(key, "a"), [])
+    stranger.start()
+    assert "both machines need the same private key" in refusal(
+        lambda: old.node.export(key, stranger.node.offer(now), now, move=True)
+    )
+    data = world.export(old, offer)
+    assert "not for this machine" in refusal(lambda: stranger.node.import_(data, now))
+    for changed in (data[:-1], data[:70] + bytes([data[70] ^ 1]) + data[71:]):
+        assert "damaged" in refusal(lambda changed=changed: new.node.import_(changed, now))  # type: ignore[misc]
+    assert sessions(new) == 0
+    world.import_(new, data)
+    assert "once" in refusal(lambda: new.node.import_(data, now))
+    assert sessions(new) == 1
+
+
+def test_an_offer_is_good_for_a_while_and_its_key_is_erased() -> None:
+    world = Shared.up()
+    offer = world.new.node.offer(world.new.now)
+    world.new.hurry()
+    data = world.export(world.old, offer)
+    world.pass_s(OFFER_LIFE_S + 1)
+    assert "too late" in refusal(lambda: world.new.node.import_(data, world.new.now))
+
+
+def test_the_peer_must_be_configured_at_both_machines() -> None:
+    world = Shared.up()
+    offer = world.new.node.offer(world.new.now)
+    data = world.export(world.old, offer)
+    world.new.node.remove_peer(world.client.identity.public, world.new.now)
+    text = refusal(lambda: world.new.node.import_(data, world.new.now))
+    assert "not configured here" in text
+    assert world.client.identity.public.text in text
+    with pytest.raises(KeyError):
+        world.old.node.export(Identity.from_seed(bytes([7]) * 32).public, offer, world.old.now, move=True)
+
+
+def test_timestamps_go_along() -> None:
+    world = Shared.up()
+    world.new.node.offer(world.new.now)
+    world.move(world.old, world.new)
+    assert world.old.record is not None
+    assert world.new.record is not None
+    assert world.new.record.floor == world.old.record.floor > 0
+    assert (world.old.record.moved, world.new.record.moved) == (True, False)
