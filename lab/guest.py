@@ -134,7 +134,7 @@ class Guest:
 
             def ended() -> bool:
                 nonlocal boot_s
-                if boot_s is None and (files / "started").exists():
+                if boot_s is None and (files / initramfs.STARTED).exists():
                     boot_s = time.monotonic() - began
                     tell(f"guest: the command began after {boot_s:.1f} s")
                 over = not process.running

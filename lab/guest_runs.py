@@ -17,12 +17,13 @@ import msgspec
 
 from lab.errors import LabError
 from lab.guest import Guest, GuestError, make_available
-from lab.initramfs import FILES
+from lab.initramfs import FILES, STARTED
 from lab.machine import machine
 from lab.pace import slowness
 from lab.results import FILE, RunResult, load
 from lab.runner import Run, execute
 from lab.scenario import Scenario
+from lab.steady import steady
 from lab.tunnels import make_tunnel
 from lab.tunnels.wireguard_interop import WireguardInterop
 from lab.tunnels.wireguard_kernel import WireguardKernel
@@ -67,19 +68,18 @@ def execute_in_guest(runs: Sequence[Run], results: Path, tell: Callable[[str], N
     """Make runs in a guest, one after the other, and return the results there are: one for each, if all went well.
 
     What is said in the guest goes to standard error as it comes. Raises LabError if there is no guest here. A guest
-    that does not come to its end is told; if it had made runs before, another makes those after the one it broke at.
+    that does not come to its end is told; if it had begun, another makes the runs after the one that it broke at.
     """
     guest = make_available(tell)
     results.mkdir(parents=True, exist_ok=True)
     left = list(runs)
     for number in itertools.count(1):
-        before = len(left)
         try:
             _make(left, guest, results, tell)
         except GuestError as error:
             tell(str(error))
         left = [run for run in left if not (run.directory(results) / FILE).exists()]
-        if len(left) < 2 or len(left) == before:
+        if len(left) < 2 or not (results / FILES / STARTED).exists():
             break
         tell(f"{left[0].title} has no result; another guest makes the {len(left) - 1} runs that follow")
         (results / FILES).rename(results / f"{FILES}-{number}")
@@ -114,7 +114,11 @@ def _make(runs: Sequence[Run], guest: Guest, results: Path, tell: Callable[[str]
 def main(argv: Sequence[str]) -> int:
     """Make the runs that a file lists; results go below a directory. 1 if one could not be made at all."""
     file, results = (Path(word) for word in argv)
-    specs = msgspec.json.decode(file.read_bytes(), type=list[GuestRunSpec])
+    with steady():
+        return _make_here(msgspec.json.decode(file.read_bytes(), type=list[GuestRunSpec]), results)
+
+
+def _make_here(specs: Sequence[GuestRunSpec], results: Path) -> int:
     here = machine()
     status = 0
     for number, spec in enumerate(specs, 1):

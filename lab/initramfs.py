@@ -28,6 +28,8 @@ OUT = Path("/guest/out")
 """Where the guest sees the directory of its command and results."""
 FILES = "guest"
 """Its subdirectory for what concerns the guest itself."""
+STARTED = "started"
+"""In it, there once the command has begun."""
 TEMPORARY = Path("/guest/tmp")
 BOOT_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 """What is loaded before anything else, besides what these depend on."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from lab import guest_runs, scenario
 from lab.guest import GuestError
 from lab.guest_runs import GuestRunSpec, guest_only
-from lab.initramfs import FILES
+from lab.initramfs import FILES, STARTED
 from lab.pace import slowness
 from lab.process import wait_until
 from lab.results import FILE, dump
@@ -80,13 +82,14 @@ def test_a_run_that_breaks_its_guest_does_not_take_the_others_with_it(
     given: list[list[str]] = []
 
     class Brittle:
-        """Breaks at wireguard-go."""
+        """Breaks at whatever is to go through wireguard-go, once it has begun."""
 
         class accelerator:  # noqa: N801 - stands for an instance
             slowness = 10.0
 
         def run(self, argv: list[str], out: Path, **options: Any) -> None:
             (out / FILES).mkdir()
+            (out / FILES / STARTED).touch()
             specs = msgspec.json.decode(Path(argv[-2]).read_bytes(), type=list[GuestRunSpec])
             given.append([spec.tunnel for spec in specs])
             for spec in specs:
@@ -103,6 +106,24 @@ def test_a_run_that_breaks_its_guest_does_not_take_the_others_with_it(
     assert told[0] == "the guest panicked"
     assert "wireguard-go has no result; another guest makes the 2 runs that follow" in told[1]
     assert (tmp_path / f"{FILES}-1").is_dir()
+
+
+def test_time_stamping_stays_on_while_runs_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def make(specs: list[GuestRunSpec], results: Path) -> int:
+        found = (Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd"))  # noqa: PTH208 - no iteration
+        sockets = [int(path.name) for path in found if path.exists() and str(path.readlink()).startswith("socket:")]
+        for fd in sockets:
+            with socket.socket(fileno=os.dup(fd)) as each:
+                asked.append(each.getsockopt(socket.SOL_SOCKET, 29))
+        return 0
+
+    monkeypatch.setattr(guest_runs, "_make_here", make)
+    file = tmp_path / "runs.json"
+    file.write_text("[]")
+    assert guest_runs.main([str(file), str(tmp_path)]) == 0
+    assert 1 in asked
 
 
 def test_a_slow_machine_gets_less_load_and_more_time() -> None:
