@@ -24,6 +24,7 @@ from lab.budget import Budget
 from lab.capture import capture
 from lab.drop_counters import drop_counters
 from lab.errors import LabError
+from lab.footprint import Footprint
 from lab.host import Host
 from lab.link import Interface
 from lab.machine import sysctls
@@ -60,6 +61,7 @@ class Record:
     processes: list[ProcessRecord] = field(default_factory=list)
     meeting: MeetingRecord | None = None
     paths: list[PathTrack] = field(default_factory=list)
+    footprints: list[Footprint] = field(default_factory=list)
     states: dict[str, Any] = field(default_factory=dict)
     discards: dict[str, dict[str, int]] = field(default_factory=dict)
     void: list[str] = field(default_factory=list)
@@ -175,6 +177,7 @@ class Attempt:
                 left_over.stop()
             observer.stop()
             self.record.paths = [self._on_link(track) for track in observer.tracks(self._zero)]
+            self.record.footprints = observer.footprints(self._zero)
         for process, host in self._programs(topology):
             spent_s = process.cpu_seconds() - before.get(process, 0.0)
             self.record.processes.append(ProcessRecord(name=process.name, host=host, cpu_s=round(spent_s, 6)))

@@ -144,6 +144,9 @@ class End:
         """Add an address. An IPv6 one can be used at once."""
         self._address("replace", address)
         self.addresses.append(address)
+        for route in self._routes:  # which went with the last address of the network their neighbour is in
+            if self.up and route[1] in address.network:
+                self._route("replace", *route)
 
     def remove_address(self, address: Interface) -> None:
         """Remove an address. Raises LabError if the end does not have it."""

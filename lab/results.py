@@ -20,6 +20,7 @@ import msgspec
 
 from lab.errors import LabError
 from lab.expectation import Judgement, Outcome
+from lab.footprint import Footprint
 from lab.machine import Load, Machine
 from lab.meeting import MeetingRecord
 from lab.tracks import PathTrack
@@ -131,6 +132,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the pairs, if it was a meeting."""
     paths: list[PathTrack] = []
     """What became of the tunnel's paths, where it tells."""
+    footprints: list[Footprint] = []
+    """What memory and descriptors the tunnel's programs held at each end."""
     processes: list[ProcessRecord] = []
     states: dict[str, Any] = {}
     """What the tunnel said of itself at each end when all was over."""

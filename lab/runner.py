@@ -97,6 +97,7 @@ def execute(run: Run, results: Path, machine: Machine, tell: Callable[[str], Non
         probes=found.record.probes,
         meeting=found.record.meeting,
         paths=found.record.paths,
+        footprints=found.record.footprints,
         processes=found.record.processes,
         states=found.record.states,
         discards=found.record.discards,
@@ -137,6 +138,7 @@ def judge(
     if unavailable is not None:
         return Verdict.UNAVAILABLE, unavailable, []
     values: dict[str, Any] = dict(record.states)
+    values.update({f"{each.end}-programs": msgspec.to_builtins(each) for each in record.footprints})
     values.update({name: probe.result for name, probe in record.probes.items() if probe.result is not None})
     if record.meeting is not None:
         values[MEETING] = msgspec.to_builtins(record.meeting)

@@ -29,6 +29,8 @@ from lab.measurement import AnyMeasurement
 from lab.nat import NatKind, NatPlan
 from lab.timeline import AnyEvent, LinkChange
 from lab.topology import HostPlan, Plan, RoutePlan
+from lab.weather import Ground, WeatherModel
+from lab.weather import events as weather_events
 
 SCENARIOS = Path(__file__).resolve().parent.parent / "scenarios"
 INNER: Mapping[str, tuple[Interface, Interface]] = {
@@ -169,6 +171,8 @@ class Scenario(_Model, frozen=True, dict=True):
     tunnel: TunnelModel
     probe: tuple[AnyMeasurement, ...]
     timeline: tuple[AnyEvent, ...] = ()
+    """Once the file was read, what the weather brings included."""
+    weather: WeatherModel | None = None
     expect: tuple[Expectation, ...] = ()
     route: tuple[RouteModel, ...] = ()
     nat: tuple[NatModel, ...] = ()
@@ -414,6 +418,16 @@ def _slowed(expectation: Expectation, times: float) -> Expectation:
     )
 
 
+def _weather(scenario: Scenario, weather: WeatherModel) -> list[AnyEvent]:
+    links = {link.name: link for link in scenario.link if weather.host in link.ends and link.name in weather.links}
+    if len(links) < 2 or len(links) < len(weather.links):
+        raise LabError(f"scenario {scenario.name}: weather: {weather.host!r} must have all its links, two at least")
+    return weather_events(
+        weather,
+        {name: Ground(scenario.addresses[name, weather.host], link.both) for name, link in links.items()},
+    )
+
+
 def parse(text: str, *, name: str) -> Scenario:
     """Return the scenario that a file of this text would be. Raises LabError naming it, the key and the trouble."""
     try:
@@ -425,6 +439,9 @@ def parse(text: str, *, name: str) -> Scenario:
         if key in raw:
             raise LabError(f"scenario {name}: Object contains unknown field `{key}`")
     scenario = msgspec.structs.replace(scenario, name=name, digest=hashlib.sha256(text.encode()).hexdigest())
+    if scenario.weather is not None:
+        weather = _weather(scenario, scenario.weather)
+        scenario = msgspec.structs.replace(scenario, timeline=(*scenario.timeline, *weather))
     problems = list(scenario.problems())
     if problems:
         raise LabError(f"scenario {name}: {'; '.join(problems)}")

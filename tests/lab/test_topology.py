@@ -126,6 +126,15 @@ def test_the_second_best_route_takes_over_when_its_link_goes_down() -> None:
         assert "dev near" in topology.host("a").run(ask).stdout
 
 
+def test_a_route_outlasts_the_only_address_of_its_network() -> None:
+    with Topology.build(ROUTED) as topology:
+        near = topology.link("a-s").end("a")
+        near.remove_address(ip_interface("10.1.0.1/24"))
+        assert not pings(topology, "a", "10.2.0.2")
+        near.add_address(ip_interface("10.1.0.77/24"))
+        assert "via 10.1.0.2" in topology.host("a").run(["ip", "route", "get", "10.2.0.2"]).stdout
+
+
 def test_a_dark_end_hears_nothing_and_nobody_is_told(cable: Topology) -> None:
     far = cable.link("one").end("b")
     far.set_dark(True)

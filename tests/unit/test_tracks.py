@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from lab.observer import Observer
+from lab.process import Process
 from lab.tracks import MOST_SAMPLES, PathReport, Span, TrackLog
 from lab.tunnels.base import Tunnel, TunnelEnd
 
@@ -84,6 +85,9 @@ class _Told:
             return None
         self.asked.release()
         return [report()]
+
+    def processes(self, end: object) -> list[Process]:
+        return []
 
 
 def test_an_end_that_hangs_does_not_keep_the_other_from_being_watched() -> None:
