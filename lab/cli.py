@@ -43,6 +43,8 @@ _STYLES = {
     Verdict.VOID: "magenta",
     Verdict.UNAVAILABLE: "yellow",
 }
+_IN_GUEST = 3.0
+"""How many times longer a run takes in a guest, if that is emulated."""
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON in place of text.")
 
 
@@ -159,6 +161,9 @@ def run_command(
     directory = results or new_directory(Path("results"), dt.datetime.now(dt.UTC), platform.node())
     tell = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     elsewhere = runs if guest else guest_only(runs, tell) if full else []
+    if len(runs) > 1:
+        planned_s = sum(run.planned_s * (_IN_GUEST if run in elsewhere else 1.0) for run in runs)
+        tell(f"{len(runs)} runs, {len(elsewhere)} of them in a guest: about {render_seconds(planned_s)}")
     done = _execute([run for run in runs if run not in elsewhere], directory, console)
     if elsewhere:
         done += execute_in_guest(elsewhere, directory, tell)

@@ -26,6 +26,10 @@ from lab.tunnels import make_mesh, make_tunnel
 from lab.tunnels.base import Tunnel
 
 ATTEMPTS = 3
+_AROUND_S = 4.0
+"""Building, waiting for traffic and taking down, about."""
+_MEETING_S = 10.0
+"""What a meeting takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,13 @@ class Run:
         """How the run is called in a progress line."""
         again = f", repetition {self.repetition}" if self.repetition > 1 else ""
         return f"{self.scenario.name} through {self.tunnel}{again}"
+
+    @property
+    def planned_s(self) -> float:
+        """How long it takes, about, where it need not be repeated; in an emulated guest three times as long."""
+        ends = [probe.at + probe.seconds for probe in self.scenario.probe]
+        ends += [event.at for event in self.scenario.timeline]
+        return _AROUND_S + max(ends, default=_MEETING_S)
 
     def directory(self, results: Path) -> Path:
         """Where its result and its files go."""

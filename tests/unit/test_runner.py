@@ -121,6 +121,11 @@ def test_the_verdict_follows_from_the_record(
     assert judge(Run(SCENARIO, tunnel), record(lost), failure, unavailable)[:2] == (verdict, reason)
 
 
+def test_a_run_is_planned_to_take_as_long_as_its_probes_and_events() -> None:
+    ends = [probe.at + probe.seconds for probe in SCENARIO.probe] + [event.at for event in SCENARIO.timeline]
+    assert max(ends) < Run(SCENARIO, "centipede").planned_s < max(ends) + 10
+
+
 def test_what_the_kernel_discarded_is_told_with_a_miss_and_is_none_itself() -> None:
     run = Run(SCENARIO, "centipede")
     starved = record(3)
