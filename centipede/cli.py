@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import click
 import msgspec
@@ -21,7 +22,21 @@ from centipede import show as status
 from centipede import summary
 from centipede.config import Config, load_config
 from centipede.control.client import ControlClient, running
-from centipede.control.messages import PeerAdd, PeerRemove, PeerSet, Request, Show, Stop, Sync
+from centipede.control.messages import (
+    Exported,
+    Imported,
+    Offered,
+    PeerAdd,
+    PeerRemove,
+    PeerSet,
+    Request,
+    SessionExport,
+    SessionImport,
+    SessionOffer,
+    Show,
+    Stop,
+    Sync,
+)
 from centipede.errors import CentipedeError, ConfigError, ControlError
 from centipede.fields import parse_name
 from centipede.log import LEVELS
@@ -29,7 +44,12 @@ from centipede.protocol.identity import KEY_BYTES, Identity, render_key
 from centipede.protocol.scheduler import SCHEDULERS
 
 CONFIG_DIR = Path("/etc/centipede")
+_REACHED_WITHIN_S = 15.0
+_LOOK_EACH_S = 0.02
+_TEXT_CHARACTERS = 16 * 1024
+"""More than any offer or export has."""
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_Answer = TypeVar("_Answer")
 
 
 class _Group(click.Group):
@@ -318,6 +338,87 @@ def _table(settings: dict[str, Any]) -> dict[str, Any]:
     return table
 
 
+# Sessions that move from machine to machine.
+
+
+@main.group()
+@click.argument("name")
+@_runtime_dir
+@click.pass_context
+def session(ctx: click.Context, name: str, runtime_dir: Path) -> None:
+    """Move live sessions of the running tunnel NAME to another machine with the same private key.
+
+    On the new machine: centipede session NAME offer | ssh OLD centipede session NAME export PEER --to - | centipede
+    session NAME import
+    """
+    ctx.obj = (runtime_dir, name)
+
+
+@session.command("offer")
+@_as_json
+@click.pass_obj
+def session_offer(target: tuple[Path, str], as_json: bool) -> None:
+    """Print an offer to take sessions over: text for the machine that has them, good for 30 s."""
+    offered = _request(*target, SessionOffer(), Offered)
+    _print_text(offered.offer, offered, as_json)
+
+
+@session.command("export")
+@click.argument("peer")
+@click.option("--to", "offer", type=click.File("r"), required=True, metavar="FILE|-", help="The other machine's offer.")
+@click.option("--join", is_flag=True, help="Serve the peer here as well, and do not leave it.")
+@_as_json
+@click.pass_obj
+def session_export(target: tuple[Path, str], peer: str, offer: IO[str], join: bool, as_json: bool) -> None:
+    """Hand the sessions with PEER over; prints text for the machine that made the offer, sealed to it.
+
+    This machine serves the peer until that goes to the other one, and then forgets the sessions.
+    """
+    exported = _request(*target, SessionExport(peer=peer, offer=_read_text(offer, "an offer"), join=join), Exported)
+    _print_text(exported.export, exported, as_json)
+
+
+@session.command("import")
+@click.argument("export", type=click.File("r"), default="-", metavar="[FILE|-]")
+@_as_json
+@click.pass_obj
+def session_import(target: tuple[Path, str], export: IO[str], as_json: bool) -> None:
+    """Serve the sessions in an export that answers an offer of this machine; returns when the peer is reached."""
+    imported = _request(*target, SessionImport(export=_read_text(export, "an export")), Imported)
+    deadline = time.monotonic() + _REACHED_WITHIN_S
+    while not _is_reached(target, imported.peer):
+        if time.monotonic() > deadline:
+            raise ControlError(
+                f"the sessions with {imported.peer} are here, but it was not reached within {_REACHED_WITHIN_S:g} s; "
+                "the other machine serves it on: see whether its datagrams may come here"
+            )
+        time.sleep(_LOOK_EACH_S)
+    _print_text(f"the sessions with {imported.peer} are served here\n", imported, as_json)
+
+
+def _is_reached(target: tuple[Path, str], name: str) -> bool:
+    """Whether a path to the peer is usable."""
+    return any(path.state == "usable" for peer in _ask(*target).peers if peer.name == name for path in peer.paths)
+
+
+def _read_text(file: IO[str], what: str) -> str:
+    """What another machine printed. Raises ConfigError if it printed nothing, having failed."""
+    try:
+        text = file.read(_TEXT_CHARACTERS)
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    if not text.strip():
+        raise ConfigError(f"{file.name} does not hold {what}; see whether the command that should print it failed")
+    return text
+
+
+def _print_text(text: str, answer: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json(answer)
+    else:
+        click.echo(text, nl=False)
+
+
 # What several commands do.
 
 
@@ -354,6 +455,11 @@ def _ask_if_there(runtime_dir: Path, name: str) -> status.Interface | None:
     except ControlError as error:
         click.echo(f"centipede: {error}", err=True)
         return None
+
+
+def _request(runtime_dir: Path, name: str, request: Request, answer: type[_Answer]) -> _Answer:
+    with ControlClient(runtime_dir, _name(name)) as client:
+        return msgspec.json.decode(client.request(request), type=answer)
 
 
 def _change(runtime_dir: Path, name: str, request: Request) -> None:

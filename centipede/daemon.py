@@ -37,6 +37,8 @@ from centipede.errors import CentipedeError, ControlError, HostError
 from centipede.fields import Network
 from centipede.listening import Listening
 from centipede.names import Names
+from centipede.protocol.armour import armour, unarmour
+from centipede.protocol.migration import OFFER_LIFE_S
 from centipede.protocol.node import Node
 from centipede.protocol.session import HEADER_BYTES
 from centipede.protocol.table import Event, ForwardingTable, Run
@@ -415,6 +417,16 @@ class Daemon:
                     self._reset_floor(new)
                     words = [*words, f"floor of peer {new.spec.name} reset"]
                 return words
+            case messages.SessionOffer():
+                offer = self._node.offer(time.monotonic())
+                return messages.Offered(offer=armour("offer", offer), seconds=OFFER_LIFE_S)
+            case messages.SessionExport(peer=wanted, offer=text, join=join):
+                key = find_peer(self._config.peers, wanted).spec.public_key
+                export = self._node.export(key, unarmour("offer", text), time.monotonic(), move=not join)
+                return messages.Exported(export=armour("export", export))
+            case messages.SessionImport(export=text):
+                key = self._node.import_(unarmour("export", text), time.monotonic())
+                return messages.Imported(peer=find_peer(self._config.peers, key.text).spec.name)
 
     def _parse_peer(self, table: dict[str, Any]) -> PeerConfig:
         return parse_peer(table, self._config.name, self._config.file.parent)

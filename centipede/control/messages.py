@@ -67,7 +67,52 @@ class PeerSet(_Request, frozen=True, kw_only=True, tag="peer-set"):
     """Accept Initiates of any timestamp again: for a peer that lost both its state and its clock."""
 
 
-Request: TypeAlias = Show | Stop | Sync | PeerAdd | PeerRemove | PeerSet
+class SessionOffer(_Request, frozen=True, tag="session-offer"):
+    """Offer to take over sessions from another machine. Answered by Offered."""
+
+
+class SessionExport(_Request, frozen=True, kw_only=True, tag="session-export"):
+    """Hand the sessions with a peer to the machine that made an offer. Answered by Exported."""
+
+    peer: str
+    """Name or public key."""
+    offer: str
+    """As that machine printed it."""
+    join: bool = False
+    """Whether this machine serves the peer as well from then on, and does not leave it."""
+
+
+class SessionImport(_Request, frozen=True, kw_only=True, tag="session-import"):
+    """Serve the sessions in an export from now on. Answered by Imported."""
+
+    export: str
+    """As the other machine printed it."""
+
+
+Request: TypeAlias = Show | Stop | Sync | PeerAdd | PeerRemove | PeerSet | SessionOffer | SessionExport | SessionImport
+
+
+class Offered(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to SessionOffer."""
+
+    offer: str
+    """Text for the other machine; no secret."""
+    seconds: float
+    """How long it is good."""
+
+
+class Exported(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to SessionExport."""
+
+    export: str
+    """Text for the machine that made the offer, sealed to it."""
+
+
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to SessionImport."""
+
+    peer: str
+    """Name of the peer that is served from now on."""
 
 
 class Response(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -151,6 +151,21 @@ class Centipede(Tunnel):
         partial.write_text(f"{ahead_s}\n")
         partial.rename(file)  # which is read at any moment
 
+    def move(self, source: TunnelEnd, target: TunnelEnd) -> None:
+        (peer,) = [peer["name"] for peer in (self.state(source) or {"peers": []})["peers"]] or [""]
+        offer = self.command(target, "session", INTERFACE, "offer")
+        export = self.command(source, "session", INTERFACE, "export", peer, "--to", "-", text=offer)
+        self.command(target, "session", INTERFACE, "import", text=export)
+
+    def command(self, end: TunnelEnd, *words: str, text: str | None = None) -> str:
+        """Run ``centipede`` on a machine, with ``text`` on its standard input, and return what it printed.
+
+        Raises LabError with what it said if it fails.
+        """
+        argv = [sys.executable, "-m", "centipede", *words]
+        environment = {"RUNTIME_DIRECTORY": str(runtime_directory(end))}
+        return end.host.run(argv, env=environment, input=text).stdout
+
     def _start(self, *ends: TunnelEnd) -> None:
         """Start the daemons of ends at the same time and return when all are ready."""
         with contextlib.ExitStack() as stack:
