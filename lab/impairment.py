@@ -169,6 +169,15 @@ def choose_backend(impairments: Iterable[Impairment], *, changing: bool, netem: 
     return Backend.NETEM if netem and not any(value.mtu_bytes for value in values) else Backend.EMULATOR
 
 
+def can_become(backend: Backend, impairment: Impairment) -> bool:
+    """Return whether a link that was laid with a backend can be made to do this while it is in use."""
+    if backend is Backend.EMULATOR:
+        return True
+    if backend is Backend.NETEM:
+        return not impairment.mtu_bytes
+    return backend is choose_backend([impairment], changing=False, netem=False)
+
+
 def tbf_arguments(impairment: Impairment) -> tuple[str, ...]:
     """Return what follows ``tc qdisc add dev IF root tbf`` for the rate and its queue.
 

@@ -19,7 +19,7 @@ from lab.emulated_link import EmulatedEnd, EmulatedLink
 from lab.emulator import LinkStats, Way
 from lab.errors import LabError
 from lab.host import Host
-from lab.impairment import Backend, Change, Impairment, choose_backend, netem_arguments, tbf_arguments
+from lab.impairment import Backend, Change, Impairment, can_become, choose_backend, netem_arguments, tbf_arguments
 from lab.offloads import set_features, switch_off
 from lab.process import Process, wait_until
 
@@ -265,7 +265,7 @@ class Link:
         merged = self._impairments[end.host].merge(change)
         if self._emulated is not None:
             self._emulated.change(Way.AB if end is self.ends[0] else Way.BA, change)
-        elif self.backend is choose_backend([merged], changing=False, netem=self.backend is Backend.NETEM):
+        elif can_become(self.backend, merged):
             end.shape(self.backend, merged)
         else:
             raise LabError(f"link {self.name} was laid without the means to change so: lay it as changing")

@@ -12,6 +12,7 @@ from lab.impairment import (
     Backend,
     Change,
     Impairment,
+    can_become,
     choose_backend,
     netem_arguments,
     tbf_arguments,
@@ -100,6 +101,26 @@ def test_the_cheapest_backend_that_does_it(
 ) -> None:
     impairments = [Impairment(**fields) for fields in values]
     assert choose_backend(impairments, changing=changing, netem=netem) is backend
+
+
+@pytest.mark.parametrize(
+    ("backend", "fields", "possible"),
+    [
+        (Backend.NETEM, {"loss": 0.5}, True),
+        (Backend.NETEM, {"rate_bps": 1_000_000}, True),  # what a token bucket would do if it began so
+        (Backend.NETEM, {}, True),
+        (Backend.NETEM, {"mtu_bytes": 1280}, False),
+        (Backend.EMULATOR, {"mtu_bytes": 1280}, True),
+        (Backend.TBF, {"rate_bps": 1_000_000}, True),
+        (Backend.TBF, {"loss": 0.5}, False),
+        (Backend.VETH, {}, True),
+        (Backend.VETH, {"loss": 0.5}, False),
+    ],
+)
+def test_what_a_link_can_become_follows_from_how_it_was_laid(
+    backend: Backend, fields: dict[str, Any], possible: bool
+) -> None:
+    assert can_become(backend, Impairment(**fields)) is possible
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from lab import scenario
 from lab.errors import LabError
-from lab.impairment import Backend, Impairment
+from lab.impairment import Backend, Impairment, can_become, choose_backend
 from lab.timeline import AddressChange, Blackhole, ClockStep, LinkChange
 from lab.topology import RoutePlan
 from lab.tunnels.plain import Plain
@@ -304,3 +304,17 @@ def test_a_scenario_is_found_by_name_or_path_or_not_at_all() -> None:
     assert scenario.find("two-hosts") == scenario.find(str(scenario.SCENARIOS / "two-hosts.toml"))
     with pytest.raises(LabError, match="there is no scenario 'nowhere'"):
         scenario.find("nowhere")
+
+
+@pytest.mark.parametrize("path", scenario.every(), ids=lambda path: path.stem)
+def test_what_happens_to_links_can_happen_on_a_kernel_that_has_netem(path: Path) -> None:
+    """As in a guest, where nobody else would notice that a link was laid without the means to change so."""
+    found = scenario.load(path)
+    for link in found.plan().links:
+        now = {end.host: end.sends for end in link.ends}
+        backend = link.backend or choose_backend(now.values(), changing=link.changing, netem=True)
+        assert all(can_become(backend, impairment) for impairment in now.values())
+        for event in sorted(found.timeline, key=lambda event: event.at):
+            if isinstance(event, LinkChange) and event.link == link.name:
+                now |= {host: now[host].merge(event.change) for host in ([event.sender] if event.sender else now)}
+                assert all(can_become(backend, impairment) for impairment in now.values()), event.title
