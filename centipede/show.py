@@ -61,6 +61,17 @@ class Handshake(msgspec.Struct, frozen=True, kw_only=True):
     age_s: float = 0.0
 
 
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the machines that share a peer's identity, as this end sees it."""
+
+    shard: int
+    """The first of its shards, and so the name by which its paths are known."""
+    weight: int
+    """What it asks for, 0..255."""
+    share: float
+    """Of the flows to the peer, 0..1."""
+
+
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """A peer."""
 
@@ -81,6 +92,8 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     rx_packets: int = 0
     tx_packets: int = 0
     duplicates: int = 0
+    members: list[Member] = []
+    """Those of the peer's that data goes to."""
     paths: list[Path] = []
 
 
@@ -128,6 +141,7 @@ def picture(status: PeerStatus, *, copies: int | None, endpoints: list[str], unr
         rx_packets=status.rx_packets,
         tx_packets=status.tx_packets,
         duplicates=status.duplicates,
+        members=[Member(shard=member.run.first, weight=member.weight, share=member.share) for member in status.members],
         paths=[
             Path(
                 local=str(path.local),
@@ -220,12 +234,20 @@ def _peer(peer: Peer, bold: Callable[[str], str]) -> list[str]:
         ("handshake", _handshake(peer.handshake)),
         ("transfer", _transfer(peer)),
         ("scheduler", f"{peer.scheduler}{copies}"),
+        ("members", _members(peer.members)),
     ]
     lines = [f"{bold('peer')}: {bold(peer.name)}"]
     lines += [f"  {bold(label)}: {text}" for label, text in rows if text]
     for path in peer.paths:
         lines.append(f"  {bold('path')}: {path.local} - {path.remote}: {_path(path)}")
     return lines
+
+
+def _members(members: list[Member]) -> str:
+    """How the flows are shared, where there is more than one machine."""
+    if len(members) < 2:
+        return ""
+    return ", ".join(f"shard {member.shard} {member.share:.0%} of the flows" for member in members)
 
 
 def _silence(peer: Peer) -> tuple[float, str]:

@@ -23,8 +23,8 @@ class Use:
     """Those of them that carry only copies of urgent packets."""
     metered: Collection[int]
     """Those whose links are to be spared."""
-    machine: frozenset[int]
-    """Where those that carry data lead."""
+    used: Collection[int]
+    """Those that lead to a machine of the peer's to which data goes."""
 
 
 class Account:
@@ -90,7 +90,7 @@ def _explain(path: Path, use: Use) -> str:
         why = "the peer asks to be sent to elsewhere"
     elif not use.carrying:
         why = "no session to send under"
-    elif path.number not in use.machine:
+    elif path.number not in use.used:
         why = "leads to another machine of the peer"
     elif path.number in use.metered:
         why = "spare, its link is metered"

@@ -175,8 +175,8 @@ class Association:
         """In order, the current one first."""
         self.pending: list[Session] = []
         """Oldest first."""
-        self.sending: Session | None = None
-        """The one data was last sent under."""
+        self.sending: tuple[Session, ...] = ()
+        """Those data is sent under, one for each of the peer's machines; several may share one."""
 
     @property
     def current(self) -> Session | None:
@@ -215,25 +215,25 @@ class Association:
         session.message = b""
         self.established.insert(place, session)
         if len(self.established) > ESTABLISHED_SLOTS:
-            self._erase(next(one for one in reversed(self.established) if one is not self.sending))
+            unused = (one for one in reversed(self.established) if one not in self.sending)
+            self._erase(next(unused, self.established[-1]))
 
     def is_tie(self, session: Session, now: float) -> bool:
         """Whether a session established now is so close to this one that their order decides."""
         return now - _established(session) < self._timing.tie_s
 
     def choose(self, paths: Collection[int], now: float) -> Session | None:
-        """The session to send data under, on usable paths (their numbers) of one run of the peer's.
+        """The session to send data under to one of the peer's machines, whose usable paths (their numbers) these are.
 
         The newest that was heard on each of them, or, from the age of ``heard_s``, on any; so copies of a packet share
         a session that the other end is known to hold. One that was only acknowledged serves if there is no other.
         """
         usable = set(paths)
-        self.sending = (
+        return (
             next((one for one in self.established if self._is_ripe(one, usable, now)), None)
             or next((one for one in self.established if one.heard & usable), None)
             or self.current
         )
-        return self.sending
 
     def choice_at(self, now: float) -> float:
         """When :meth:`choose` may answer otherwise for no other reason than time."""
@@ -243,7 +243,7 @@ class Association:
     def speaking(self, now: float) -> list[Session]:
         """The sessions heartbeats go under, newest first.
 
-        The current one; the one before it as long as the current one is young; and the one data is sent under, since
+        The current one; the one before it as long as the current one is young; and those data is sent under, since
         nobody knows whether the peer ever got to confirm the current one.
         """
         if not self.established:
@@ -252,8 +252,7 @@ class Association:
         speaking = [current]
         if len(self.established) > 1 and now < _established(current) + self._timing.overlap_s:
             speaking.append(self.established[1])
-        if self.sending is not None and self.sending not in speaking:
-            speaking.append(self.sending)
+        speaking += [session for session in self.established if session in self.sending and session not in speaking]
         return speaking
 
     def rekey_at(self) -> float:
@@ -286,7 +285,7 @@ class Association:
             self._forget(session)
         self.pending.clear()
         self.established.clear()
-        self.sending = None
+        self.sending = ()
 
     def _is_ripe(self, session: Session, usable: set[int], now: float) -> bool:
         heard = session.heard & usable
@@ -294,8 +293,7 @@ class Association:
 
     def _erase(self, session: Session) -> None:
         self.established.remove(session)
-        if self.sending is session:
-            self.sending = None
+        self.sending = tuple(one for one in self.sending if one is not session)
         self._forget(session)
 
 

@@ -18,7 +18,7 @@ from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.grant import SHARDS_END
 from centipede.protocol.handshake import Params
 from centipede.protocol.identity import Identity, PublicKey
-from centipede.protocol.path import Path
+from centipede.protocol.path import FULL_WEIGHT, Path
 from centipede.protocol.path_mtu import PathMtu
 from centipede.protocol.session import BASE_BYTES
 from centipede.protocol.spec import Network, PeerRecord
@@ -49,6 +49,8 @@ class Context:
         """Own addresses that peers are told of."""
         self.draining = False
         """Peers are asked to send elsewhere."""
+        self.weight = FULL_WEIGHT
+        """The part of their flows that peers are asked for, 0..255."""
         self.links: Mapping[str, str] = {}
         """Name of the interface that a local address belongs to, as far as known."""
         self.largest_bytes = largest_bytes

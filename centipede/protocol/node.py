@@ -162,6 +162,14 @@ class Node:
                 peer.beat(now)
                 self._touch(peer, now)
 
+    def set_weight(self, weight: int, now: float) -> None:
+        """Ask all peers for this part of their flows, 0..255, where other machines have the same identity."""
+        if weight != self._context.weight:
+            self._context.weight = weight
+            for peer in self._peers.values():
+                peer.beat(now)
+                self._touch(peer, now)
+
     def hurry(self, now: float) -> None:
         """The host's routes changed: try at once what could not be reached before."""
         for peer in self._peers.values():

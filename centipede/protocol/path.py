@@ -42,7 +42,8 @@ _LONGEST_MEASURED_US = 600_000_000
 _UNMEASURED_S = 1.0
 _UNLOADED_BEATS = 256
 """At a beat each 0.2 s, the least round trip takes most of a minute to rise to one that lasts."""
-_FULL_WEIGHT = 255
+FULL_WEIGHT = 255
+"""What a machine asks for that says nothing else."""
 _OBSERVATIONS = 3
 _SESSIONS = 8
 """More than a peer has."""
@@ -124,7 +125,7 @@ class Path:
         """The remote address is known from the peer's word alone."""
         self.draining = False
         """The peer asks not to be sent to here, unless there is nothing else."""
-        self.weight = _FULL_WEIGHT
+        self.weight = FULL_WEIGHT
         """How gladly it is, 0 to 255; 0 asks for the same."""
         self.unheard = False
         """The peer said that our heartbeats did not arrive."""
@@ -207,6 +208,7 @@ class Path:
         answer_now: bool = False,
         bye: bool = False,
         draining: bool = False,
+        weight: int = FULL_WEIGHT,
         size_bytes: int | None = None,
     ) -> Heartbeat:
         """The next heartbeat for this path, which counts as sent; with ``size_bytes`` a probe of this UDP payload."""
@@ -237,7 +239,7 @@ class Path:
             answer_now=answer_now,
             bye=bye,
             draining=draining,
-            weight=0 if draining else _FULL_WEIGHT,
+            weight=0 if draining else weight,
             probe=size_bytes is not None,
             padding_bytes=0 if size_bytes is None else size_bytes - BEAT_BYTES,
         )

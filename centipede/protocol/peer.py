@@ -29,10 +29,11 @@ from centipede.protocol.offer import Offer
 from centipede.protocol.path import Path
 from centipede.protocol.reach import Reach
 from centipede.protocol.session import Header
+from centipede.protocol.shares import allot
 from centipede.protocol.spec import PeerRecord, PeerSpec
-from centipede.protocol.status import HandshakeStatus, PeerStatus, SessionState, SessionStatus
+from centipede.protocol.status import HandshakeStatus, MemberStatus, PeerStatus, SessionState, SessionStatus
 from centipede.protocol.succession import adopt, describe
-from centipede.protocol.table import Datagram, ReceiveSession, Run, SendPlan, TablePeer
+from centipede.protocol.table import BUCKETS, Datagram, ReceiveSession, Run, SendPlan, TablePeer
 from centipede.protocol.wire import Addresses, Heartbeat, Observed, UnknownControl, decode_control
 
 _LARGEST_TIMESTAMP = 2**64 - 1
@@ -46,7 +47,10 @@ class Peer:
         self.number = number
         self.record = record or PeerRecord(spec.public_key)
         self.plans: tuple[SendPlan, ...] = ()
-        """As of the last ``settle``."""
+        """As of the last ``settle``: one for each of the peer's machines that data goes to."""
+        self._members: list[tuple[Run, int]] = []
+        """The machines of the plans, with their weights."""
+        self._shares: tuple[int, ...] = ()
         self._context = context
         self._timing = context.timing
         self._association = Association(context.timing, context.forget)
@@ -69,7 +73,7 @@ class Peer:
     @property
     def table_peer(self) -> TablePeer:
         """What the engine must know of the peer."""
-        return TablePeer(self.number, self.plans, self._reach.table_paths)
+        return TablePeer(self.number, self.plans, self._reach.table_paths, self._shares)
 
     @property
     def table_sessions(self) -> tuple[ReceiveSession, ...]:
@@ -327,8 +331,7 @@ class Peer:
 
     def settle(self, now: float) -> float:
         """Let plan, record and rhythm follow from the state; returns when ``handle_timer`` is due."""
-        plan = self._make_plan(now)
-        self.plans = () if plan is None else (plan,)
+        self._make_plans(now)
         self._reach.pulse.carrying = frozenset(path.path for plan in self.plans for path in plan.listed)
         # The last ones known stay in the record, however long ago that was: there may be no others to try.
         self._store(replace(self.record, addresses=self._reach.addresses or self.record.addresses))
@@ -342,7 +345,7 @@ class Peer:
 
     def status(self, now: float) -> PeerStatus:
         """A picture for ``show``."""
-        shown = self._association.sending or self._association.current
+        shown = next(iter(self._association.sending), self._association.current)
         trying = self._initiation.attempt is not None or self._is_wanting(now)
         state: SessionState = "established" if shown else "initiating" if trying else "none"
         traffic = self._reach.traffic
@@ -358,7 +361,14 @@ class Peer:
             rx_packets=traffic.rx_packets,
             tx_packets=traffic.tx_packets,
             duplicates=traffic.rx_copies,
+            members=self._member_status(),
             paths=self._reach.status(now),
+        )
+
+    def _member_status(self) -> tuple[MemberStatus, ...]:
+        return tuple(
+            MemberStatus(run, weight, self._shares.count(index) / BUCKETS if self._shares else 1.0)
+            for index, (run, weight) in enumerate(self._members)
         )
 
     def _handshake_status(self, now: float) -> HandshakeStatus:
@@ -538,20 +548,32 @@ class Peer:
         times = [leave.quiet_at(self._reach.pulse.last_traffic), leave.tell_at()]
         return min([*times, vain_at] if now < vain_at else times)
 
-    def _make_plan(self, now: float) -> SendPlan | None:
-        choice = self._reach.choose()
-        session = None if choice is None else self._association.choose(choice.usable, now)
-        if choice is None or session is None:
-            return None
-        return SendPlan(
-            session=session.number,
-            base=session.peer_base,
-            key=session.keys.tx_data,
-            run=choice.runs.get(session.number, session.run),
-            paths=choice.selection.paths,
-            copies=choice.selection.copies,
-            urgent=choice.selection.urgent,
-        )
+    def _make_plans(self, now: float) -> None:
+        """Let plans and shares follow from the choice of machines, paths and sessions."""
+        plans, members, sending = [], [], []
+        for choice in self._reach.choose():
+            session = self._association.choose(choice.usable, now)
+            if session is None:
+                continue
+            run = choice.runs.get(session.number, session.run)
+            sending.append(session)
+            members.append((run, choice.weight))
+            plans.append(
+                SendPlan(
+                    session=session.number,
+                    base=session.peer_base,
+                    key=session.keys.tx_data,
+                    run=run,
+                    paths=choice.selection.paths,
+                    copies=choice.selection.copies,
+                    urgent=choice.selection.urgent,
+                )
+            )
+        self._association.sending = tuple(sending)
+        self.plans = tuple(plans)
+        if members != self._members:
+            self._members = members
+            self._shares = allot(members)
 
     def _admit(self, local: Endpoint, remote: Endpoint, now: float) -> Path:
         path = self._reach.admit(local, remote, now)

@@ -104,6 +104,7 @@ class Pulse:
                 answer_now=answer_now,
                 bye=bye,
                 draining=self._context.draining or self.draining,
+                weight=self._context.weight,
             )
             datagram = session.seal_control(beat.encode(), source=session.own.first, shard=shard)
             if datagram is not None:
@@ -123,6 +124,7 @@ class Pulse:
             k=session.own.k,
             answer_now=True,
             draining=self._context.draining or self.draining,
+            weight=self._context.weight,
             size_bytes=size_bytes,
         )
         datagram = session.seal_control(beat.encode(), source=session.own.first, shard=shard)

@@ -31,12 +31,22 @@ from centipede.protocol.wire import Addresses, Heartbeat, Observed
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Where data goes: the shards of one of the peer's machines, the paths to it, and all usable paths to it."""
+    """How data goes to one of the peer's machines: its shards, the paths to it, and all usable paths to it."""
 
     runs: Mapping[int, Run]
     """By session number."""
     selection: Selection
     usable: frozenset[int]
+    weight: int
+    """The part of the flows it asks for, 0..255."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One of the peer's machines, known by the paths (their numbers) that lead to it."""
+
+    paths: frozenset[int]
+    scheduler: Scheduler
 
 
 class Reach:
@@ -47,14 +57,16 @@ class Reach:
         self.spec = spec
         self._context = context
         self._timing = context.timing
-        self._scheduler: Scheduler = create(spec.scheduler, spec.copies)
+        self._one_machine = create(spec.scheduler, spec.copies).one_machine
         self._paths = PathSet(context.new_path, context.timing)
         self.pulse = Pulse(context, self._paths, association, busy_s=spec.heartbeat_s, keepalive=spec.keepalive)
         self._announcement = Announcement()
         self._introduction = Announcement()
+        self._introduced: tuple[Endpoint, ...] = ()
+        """Addresses of other machines, the newest first."""
         self._account = Account()
-        self._machine: frozenset[int] = frozenset()
-        """Numbers of the paths to the machine that data is sent to."""
+        self._members: list[_Member] = []
+        """Those that data is sent to."""
         self._urgent: frozenset[int] = frozenset()
         """The paths that carry nothing but copies of urgent packets."""
 
@@ -104,7 +116,8 @@ class Reach:
     def replace_spec(self, spec: PeerSpec, now: float) -> None:
         """Follow new settings. Raises ValueError for a scheduler that does not exist."""
         if (spec.scheduler, spec.copies) != (self.spec.scheduler, self.spec.copies):
-            self._scheduler = create(spec.scheduler, spec.copies)
+            self._one_machine = create(spec.scheduler, spec.copies).one_machine
+            self._members.clear()
         self.spec = spec
         self.pulse.busy_s = spec.heartbeat_s
         self.pulse.keepalive = spec.keepalive
@@ -194,7 +207,9 @@ class Reach:
 
     def introduce(self, addresses: Sequence[Endpoint], now: float) -> None:
         """Tell the peer where else it may find its sessions: another machine's addresses."""
-        self._introduction.change(addresses, now)
+        # Several machines may join at once; those that were told of long ago do no harm.
+        self._introduced = tuple(dict.fromkeys((*addresses, *self._introduced)))[:MOST_REMOTES]
+        self._introduction.change(self._introduced, now)
         self._introduction.begin(now)
 
     def note_session(self, now: float) -> None:
@@ -241,31 +256,41 @@ class Reach:
         announce_at = told_at if self._paths.usable and self.pulse.can_speak else float("inf")
         return min(self.pulse.settle(now), self._paths.refresh_at(now), announce_at, *expiries)
 
-    def choose(self) -> Choice | None:
-        """Choose the paths for data; None if there is no usable one."""
+    def choose(self) -> list[Choice]:
+        """Choose the machines for data and the paths to each; none if there is no usable path.
+
+        A machine to which no sound path leads has lost its flows, unless that is true of all.
+        """
         ways = [path for path in self._paths.usable if path.runs]
-        machines: list[list[Path]] = []
-        for path in [path for path in ways if not path.shunned] or ways:
-            machine = next((machine for machine in machines if any(path.joins(other) for other in machine)), None)
-            if machine is None:
-                machines.append([path])
-            else:
-                machine.append(path)
-        if not machines:
-            return None
-        # Copies of a packet go to one machine's shards; the machine stays the same as long as a sound path leads to it.
-        sound = [paths for paths in machines if any(path.state is PathState.VALID for path in paths)] or machines
-        paths = next((paths for paths in sound if any(path.number in self._machine for path in paths)), sound[0])
-        self._machine = frozenset(path.number for path in paths)
-        selection = self._scheduler.choose([self._candidate(path) for path in paths])
-        bulk = {path.path for path in selection.paths[: selection.copies]}
-        self._urgent = frozenset(path.path for path in selection.urgent) - bulk
-        return Choice(dict(paths[0].runs), selection, self._machine)
+        groups = _by_machine([path for path in ways if not path.shunned] or ways)
+        groups = [paths for paths in groups if any(path.state is PathState.VALID for path in paths)] or groups
+        if self._one_machine:
+            kept = {number for machine in self._members for number in machine.paths}
+            groups.sort(key=lambda paths: kept.isdisjoint(path.number for path in paths))
+            del groups[1:]
+        before, self._members = self._members, []
+        choices = [self._choose(paths, before) for paths in groups]
+        bulk = {path.path for choice in choices for path in choice.selection.paths[: choice.selection.copies]}
+        self._urgent = frozenset(path.path for choice in choices for path in choice.selection.urgent) - bulk
+        return choices
+
+    def _choose(self, paths: Sequence[Path], before: list[_Member]) -> Choice:
+        """Choose among the paths to one machine: copies of a packet never go to two."""
+        numbers = frozenset(path.number for path in paths)
+        known = next((machine for machine in before if machine.paths & numbers), None)
+        if known is not None:
+            before.remove(known)
+        machine = _Member(numbers, known.scheduler if known else create(self.spec.scheduler, self.spec.copies))
+        self._members.append(machine)
+        selection = machine.scheduler.choose([self._candidate(path) for path in paths])
+        weight = max(0 if path.shunned else path.weight for path in paths)
+        return Choice(dict(paths[0].runs), selection, numbers, weight)
 
     def status(self, now: float) -> tuple[PathStatus, ...]:
         """A picture of the paths for ``show``."""
         metered = [path.number for path in self._paths if self._is_metered(path)]
-        use = Use(self.pulse.carrying, self._urgent, metered, self._machine)
+        used = [number for machine in self._members for number in machine.paths]
+        use = Use(self.pulse.carrying, self._urgent, metered, used)
         return tuple(self._account.status(path, use, now) for path in self._paths)
 
     def _announce(self, now: float) -> None:
@@ -310,3 +335,15 @@ class Reach:
         if before is not PathState.NEW or path.usable:
             self._paths.remember(path.remote, now)
         self._paths.refresh(now)
+
+
+def _by_machine(paths: Sequence[Path]) -> list[list[Path]]:
+    """Paths put together that lead to one machine."""
+    machines: list[list[Path]] = []
+    for path in paths:
+        machine = next((machine for machine in machines if any(path.joins(other) for other in machine)), None)
+        if machine is None:
+            machines.append([path])
+        else:
+            machine.append(path)
+    return machines

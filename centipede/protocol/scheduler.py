@@ -118,6 +118,8 @@ class Scheduler(ABC):
 
     name: ClassVar[str]
     """As in the configuration."""
+    one_machine: ClassVar[bool] = False
+    """Whether all packets for a peer are to go to one of its machines at a time."""
 
     def __init__(self, copies: int | None) -> None:
         """``copies`` as in the configuration, None for all; a scheduler without use for it ignores it."""

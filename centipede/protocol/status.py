@@ -13,6 +13,7 @@ from centipede.protocol.drops import DropReason
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.identity import PublicKey
 from centipede.protocol.spec import Network
+from centipede.protocol.table import Run
 
 SessionState: TypeAlias = Literal["none", "initiating", "established"]
 
@@ -75,6 +76,17 @@ class HandshakeStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """One of the machines that share a peer's identity, as this end sees it."""
+
+    run: Run
+    weight: int
+    """What it asks for, 0..255."""
+    share: float
+    """Of the flows to the peer, 0..1."""
+
+
+@dataclass(frozen=True, slots=True)
 class PeerStatus:
     """One peer. Traffic is that of its data packets, every copy counted."""
 
@@ -90,6 +102,8 @@ class PeerStatus:
     tx_packets: int
     duplicates: int
     """Those of ``rx_packets`` that had already come over another path."""
+    members: tuple[MemberStatus, ...]
+    """Those of the peer's that data goes to."""
     paths: tuple[PathStatus, ...]
 
 

@@ -1,0 +1,131 @@
+"""A peer whose identity several machines share: what a node that knows only the one peer makes of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.node import PeerSpec
+from centipede.protocol.status import MemberStatus
+from centipede.protocol.timing import Timing
+from lab.world_model import PORT, Machine, Uplink
+from tests.unit.test_node_migration import Shared
+
+
+class Three(Shared):
+    """``old`` and two machines that joined it."""
+
+    third: Machine
+
+    @classmethod
+    def joined(cls, **options: object) -> Three:
+        world = cls.up(**options)
+        assert isinstance(world, Three)
+        world.third = Machine("third", bytes([2]) * 32, world, [Uplink(Endpoint("10.4.1.1", PORT))])
+        world.third.configure(PeerSpec(world.client.identity.public, "a"), [])
+        world.machines.append(world.third)
+        world.third.start()
+        for machine in (world.new, world.third):
+            offer = machine.node.offer(machine.now)
+            world.import_(machine, world.export(world.old, offer, move=False))
+        return world
+
+    def note_delivered(self, name: str, packet: bytes) -> None:
+        super().note_delivered("b" if name == "third" else name, packet)
+
+    @property
+    def servers(self) -> tuple[Machine, Machine, Machine]:
+        return self.old, self.new, self.third
+
+    def member_status(self) -> tuple[MemberStatus, ...]:
+        return self.client.node.status(self.client.now).peers[0].members
+
+    def served_by(self) -> set[str]:
+        """The machines that the client sends to."""
+        hosts = {path.remote.host for plan in self.client.engine.table.peers[0].plans for path in plan.paths}
+        return {machine.name for machine in self.servers if machine.uplinks[0].local.host in hosts}
+
+    def received_by(self, machine: Machine) -> int:
+        return sum(path.rx_packets for path in machine.engine.counters().paths.values())
+
+
+def test_a_machine_that_joins_is_used_within_two_seconds() -> None:
+    world = Three.joined()
+    world.talk(8.0)
+    assert world.wait(lambda: len(world.member_status()) == 3, 2.0) < 2.0
+    assert world.served_by() == {machine.name for machine in world.servers}
+    world.pass_s(8.0)
+    assert world.lost() == 0
+    shares = [machine.share for machine in world.member_status()]
+    assert sum(shares) == 1.0
+    assert all(0.2 < share < 0.45 for share in shares)
+    total = sum(world.received_by(machine) for machine in world.servers)
+    assert all(0.15 * total < world.received_by(machine) < 0.55 * total for machine in world.servers)
+
+
+def test_flows_of_one_that_dies_go_to_the_others_and_the_rest_stay() -> None:
+    world = Three.joined()
+    world.talk(20.0)
+    world.wait(lambda: len(world.member_status()) == 3, 2.0)
+    world.pass_s(1.0)
+    table = world.client.engine.table.peers[0]
+    before = [table.plans[index].run for index in table.shares]
+    (dead,) = (
+        path.shard
+        for path in world.client.node.status(world.client.now).peers[0].paths
+        if path.remote.host == world.third.uplinks[0].local.host and path.carries
+    )
+    world.third.stop()
+    assert world.wait(lambda: len(world.member_status()) == 2, 1.0) < 1.0
+    table = world.client.engine.table.peers[0]
+    after = [table.plans[index].run for index in table.shares]
+    assert all(now == then for then, now in zip(before, after, strict=True) if then.first != dead)
+    world.pass_s(20.0)
+    late = [key for key, at in world.sent.items() if at > world.clock.now - 15.0 and key not in world.received]
+    assert not [key for key in late if world.sent[key] <= world.clock.now - 0.5]
+
+
+def test_a_draining_machine_gets_no_flows_and_may_come_back() -> None:
+    world = Three.joined()
+    world.talk(30.0)
+    world.wait(lambda: len(world.member_status()) == 3, 2.0)
+    world.new.node.set_draining(True, world.new.now)
+    world.new.hurry()
+    assert world.wait(lambda: world.served_by() == {"b", "third"}, 1.0) < 0.5
+    world.pass_s(5.0)
+    world.new.node.set_draining(False, world.new.now)
+    world.new.hurry()
+    world.wait(lambda: len(world.member_status()) == 3, 1.0)
+    world.pass_s(30.0)
+    assert world.lost() == 0
+
+
+def test_weights_are_followed() -> None:
+    world = Three.joined()
+    world.talk(10.0)
+    world.wait(lambda: len(world.member_status()) == 3, 2.0)
+    world.third.node.set_weight(25, world.third.now)
+    world.third.hurry()
+    world.pass_s(1.0)
+    by_weight = {machine.weight: machine.share for machine in world.member_status()}
+    assert by_weight[25] < 0.12
+    world.pass_s(12.0)
+    assert world.lost() == 0
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_rekey_with_the_home_alive_or_dead(dies: bool) -> None:
+    """Whoever renews the session, the others serve on under the one before until that ends."""
+    world = Three.joined(timing=Timing(rekey_s=40.0, rekey_fallback_s=45.0, reject_s=60.0))
+    world.talk(55.0)
+    world.wait(lambda: len(world.member_status()) == 3, 2.0)
+    world.pass_s(10.0)
+    if dies:
+        world.old.stop()
+        world.pass_s(1.0)
+    began = world.clock.now
+    world.pass_s(45.0)
+    missing = [
+        at for key, at in world.sent.items() if began <= at <= world.clock.now - 0.5 and key not in world.received
+    ]
+    assert missing == []
