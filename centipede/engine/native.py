@@ -218,6 +218,7 @@ class NativeEngine(Engine):
                     "path_count": len(packed["paths"]) // _PATH.size,
                     "source_count": len(packed["sources"]) // _RUN.size,
                     "share_count": len(packed["shares"]),
+                    "narrow_bytes": table.narrow_bytes,
                     # from_buffer keeps the arrays alive as long as its result, and `packed` does until the end.
                     **{field: self._pointer(field, array) for field, array in packed.items()},
                 },

@@ -44,7 +44,7 @@ from centipede.engine.view import Hop, Inlet, Once, Outlet, Plan, State, View, c
 from centipede.protocol.counters import EngineCounters
 from centipede.protocol.drops import DropReason
 from centipede.protocol.endpoint import Endpoint
-from centipede.protocol.inner import finish_inner, is_urgent, read_inner
+from centipede.protocol.inner import clamp_mss, finish_inner, is_urgent, read_inner
 from centipede.protocol.session import COUNTER_LIMIT, Header, is_handshake, parse_header
 from centipede.protocol.table import Datagram, Event, FirstData, ForwardingTable, NewRemote, Resumed
 from centipede.protocol.window import Verdict
@@ -216,6 +216,8 @@ class _Worker:
         if counter >= COUNTER_LIMIT:
             self.drops[DropReason.COUNTER_LIMIT] += 1
             return
+        if self._view.narrow_bytes:
+            packet = clamp_mss(packet, self._view.narrow_bytes)
         plan.counter.next = counter + 1  # before use: a counter may be wasted, never repeated
         datagram = plan.sealer.seal(counter, source=plan.source, base=plan.base, shard=plan.shard, plaintext=packet)
         hops: tuple[Hop, ...] = plan.hops

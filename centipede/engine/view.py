@@ -254,13 +254,15 @@ class View(NamedTuple):
     paths: Mapping[Endpoint, Mapping[tuple[int, SocketAddress], Path]]
     """By local address, then by peer and remote address."""
     strangers: Strangers
+    narrow_bytes: int
+    """As in the table."""
     taken: threading.Event
     """Set by the worker when it uses this view and none before."""
 
 
 def empty_view() -> View:
     """The view before the first table."""
-    return View(Routing(()).lookup, {}, {}, {}, {}, {}, threading.Event())
+    return View(Routing(()).lookup, {}, {}, {}, {}, {}, 0, threading.Event())
 
 
 class State:
@@ -321,7 +323,7 @@ class State:
             inlets = {receive.base: self._inlet(receive, worker) for receive in self._table.sessions}
             outlets = {peer.peer: self._outlet(peer, own, worker) for peer in self._table.peers}
             taken = threading.Event()
-            views.append(View(lookup, outlets, inlets, own, paths, self._strangers, taken))
+            views.append(View(lookup, outlets, inlets, own, paths, self._strangers, self._table.narrow_bytes, taken))
         return views
 
     def _inlet(self, receive: ReceiveSession, worker: int) -> Inlet:

@@ -8,7 +8,7 @@ engine's question. These functions run once per packet and never raise, whatever
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from zlib import crc32
 
 from centipede.protocol.drops import DropReason
@@ -19,6 +19,8 @@ _TCP = 6
 _UDP = 17
 _IPV6_HEADER = 40
 _CONTROL_FLAGS = 0x07  # FIN, SYN, RST
+_SYN = 0x02
+_OPTIONS_END, _OPTION_NONE, _OPTION_MSS = 0, 1, 2
 
 URGENT_BYTES = 256
 """A packet of at most this length is urgent: acknowledgements, keystrokes, voice, name look-ups."""
@@ -72,6 +74,50 @@ def is_urgent(packet: BytesLike) -> bool:
     if length <= URGENT_BYTES or dscp >= URGENT_DSCP:
         return True
     return protocol == _TCP and not later and bool(packet[start + 13] & _CONTROL_FLAGS)
+
+
+def clamp_mss(packet: bytes, largest_bytes: int) -> bytes:
+    """The packet, unless it is a SYN that asks for segments which make packets of more than so many bytes.
+
+    Then its MSS option (RFC 9293 section 3.7.1) asks for as many bytes as fit, and the checksum follows (RFC 1624). For
+    packets that :func:`read_inner` took, with a complete checksum.
+    """
+    if packet[0] >> 4 == 4:
+        start, protocol, headers = (packet[0] & 15) * 4, packet[9], 40
+        fragment = packet[6] & 0x3F or packet[7]
+    else:
+        start, protocol, headers = _IPV6_HEADER, packet[6], 60
+        fragment = 0
+    if protocol != _TCP or fragment or len(packet) < start + 20 or not packet[start + 13] & _SYN:
+        return packet
+    at, end = start + 20, start + (packet[start + 12] >> 4) * 4
+    while at + 4 <= min(end, len(packet)) and packet[at] != _OPTIONS_END:
+        if packet[at] == _OPTION_NONE:
+            at += 1
+        elif packet[at] == _OPTION_MSS and packet[at + 1] == 4:
+            return _with_mss(packet, start, at + 2, largest_bytes - headers)
+        elif packet[at + 1] < 2:
+            break
+        else:
+            at += packet[at + 1]
+    return packet
+
+
+def _with_mss(packet: bytes, start: int, at: int, most: int) -> bytes:
+    before = packet[at] << 8 | packet[at + 1]
+    if before <= most:
+        return packet
+    changed = bytearray(packet)
+    changed[at : at + 2] = most.to_bytes(2, "big")
+    field = start + 16
+    # What stands at an odd place is summed with its bytes the other way round.
+    order: Literal["big", "little"] = "little" if (at - start) % 2 else "big"
+    old, new = (int.from_bytes(each[at : at + 2], order) for each in (packet, changed))
+    total = (int.from_bytes(packet[field : field + 2], "big") ^ 0xFFFF) + (old ^ 0xFFFF) + new
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    changed[field : field + 2] = (total ^ 0xFFFF).to_bytes(2, "big")
+    return bytes(changed)
 
 
 def flow_hash(packet: BytesLike) -> int:

@@ -25,7 +25,7 @@ from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handshake import acknowledge_sid, check_mac1
 from centipede.protocol.identity import Identity, PublicKey
 from centipede.protocol.migration import Migration
-from centipede.protocol.path_mtu import START_BYTES
+from centipede.protocol.path_mtu import LEAST_INTERFACE_MTU, START_BYTES
 from centipede.protocol.path_set import MOST_LOCALS
 from centipede.protocol.peer import Peer
 from centipede.protocol.responder import Responder
@@ -368,6 +368,7 @@ class Node:
         if mtu == self._mtu or self._now < self._raise_mtu_at < float("inf"):
             return None
         self._raise_mtu_at = float("inf")
+        self._table_due |= _narrow(mtu) != _narrow(self._mtu)
         self._mtu = mtu
         return mtu
 
@@ -383,4 +384,10 @@ class Node:
             routes=tuple(route for _, _, routes in parts for route in routes),
             peers=tuple(peer for peer, _, _ in parts),
             sessions=tuple(session for _, sessions, _ in parts for session in sessions),
+            narrow_bytes=_narrow(self._mtu),
         )
+
+
+def _narrow(mtu: int) -> int:
+    """The inner MTU where an interface cannot say it, else 0."""
+    return mtu if mtu < LEAST_INTERFACE_MTU else 0

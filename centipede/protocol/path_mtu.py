@@ -25,6 +25,8 @@ START_BYTES = 1452
 IPV6_LARGEST_BYTES = 1452
 """Of those up to Ethernet's: IPv6 takes 20 bytes more than IPv4."""
 JUMBO_BYTES = 8952
+LEAST_INTERFACE_MTU = 1280
+"""With less an interface would lose its IPv6 addresses (RFC 8200 section 5)."""
 
 _FIRST_PAUSE_S = 5.0
 _PAUSE_FACTOR = 4

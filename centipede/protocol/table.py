@@ -169,6 +169,9 @@ class ForwardingTable:
     routes: tuple[Route, ...] = ()
     peers: tuple[TablePeer, ...] = ()
     sessions: tuple[ReceiveSession, ...] = ()
+    narrow_bytes: int = 0
+    """The largest inner packet that all paths carry, where that is less than an interface's MTU can say. No SYN
+    that is sent asks for TCP segments which make larger ones. 576 at least; 0: the interface can say it."""
 
 
 @dataclass(frozen=True, slots=True)

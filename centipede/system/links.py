@@ -26,10 +26,9 @@ from typing import Any, Self
 from pyroute2 import IPRoute, NetlinkError
 
 from centipede.errors import HostError
+from centipede.protocol.path_mtu import LEAST_INTERFACE_MTU
 from centipede.system.detour import MARK, Detour, remove_stale
 
-LEAST_MTU = 1280
-"""Of an interface: with less it loses its IPv6 addresses."""
 TX_QUEUE_LENGTH = 5000
 """Packets the TUN device holds for us. The kernel's 500 are gone within one scheduler tick at 120,000 packets/s, and on
 a busy machine a daemon may wait for the processor for many ticks.
@@ -115,10 +114,10 @@ class LinkPlan:
             network for network in wanted if not network.prefixlen or any(remote in network for remote in remotes)
         }
         return cls(
-            max(mtu, LEAST_MTU),
+            max(mtu, LEAST_INTERFACE_MTU),
             addresses,
             _sorted(wanted - detours),
-            mtu if mtu < LEAST_MTU else 0,
+            mtu if mtu < LEAST_INTERFACE_MTU else 0,
             _sorted(detours),
             mark,
             table,

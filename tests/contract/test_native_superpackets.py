@@ -56,6 +56,7 @@ class Segment:
     tos: int = 0
     port: int = 4000
     inbound: bool = False
+    options: bytes = OPTIONS
 
     @property
     def addresses(self) -> tuple[str, str]:
@@ -76,7 +77,7 @@ class Segment:
             head = struct.pack(
                 ">HHIIBBHHH", self.port, 5000, self.sequence, self.acknowledged, 0x80, self.flags, 512, 0, 0
             )
-            head += OPTIONS
+            head += self.options
             value = checksum(self._pseudo(len(head) + len(self.payload)) + head + self.payload)
             transport = head[:16] + value.to_bytes(2, "big") + head[18:] + self.payload
         made = ip(*self.addresses, transport, protocol=self.protocol, tos=self.tos)
@@ -174,6 +175,24 @@ def test_an_undone_packet_leaves_partial(engine: str, protocol: int, version: in
         plaintext = built.unseal(built.remotes[0].take())
         assert plaintext == one.partial
         assert finish_inner(plaintext) == one.packet
+
+
+@pytest.mark.parametrize("undone", [True, False])
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_syn_asks_for_no_more_than_fits_whether_its_checksum_is_done_or_not(
+    engine: str, version: int, undone: bool
+) -> None:
+    asked, most = (
+        Segment(b"", TCP, version, flags=SYN, options=b"\x02\x04" + mss.to_bytes(2, "big") + b"\x01" * 8)
+        for mss in (1460, 1160 if version == 4 else 1140)
+    )
+    with native_rig(engine) as built:
+        built.apply(narrow_bytes=1200)
+        sent = asked.vnet() + asked.undone if undone else bytes(10) + asked.packet
+        built.tun.ends[0].socket.send(sent)
+        plaintext = built.unseal(built.remotes[0].take())
+        assert plaintext == (most.partial if undone else most.packet)
+        assert finish_inner(plaintext) == most.packet
 
 
 def test_a_finished_packet_leaves_as_it_is(engine: str) -> None:

@@ -2,7 +2,7 @@
  * Packets of the TUN device: parser and segmenter. Input: 10 bytes virtio header | packet.
  *
  * Whatever comes, no segment is malformed, a partial one may be partial, and the payloads of a superpacket's segments
- * are its payload.
+ * are its payload. A good checksum is good after the MSS was clamped.
  */
 #include "fuzz.h"
 #include "segment.h"
@@ -18,7 +18,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct inner inner;
 	uint8_t *packet, *before, *segment;
 	size_t bytes, segment_bytes, payload = 0, header = 0;
-	bool partial;
+	bool partial, good;
 
 	eat(&in, &vnet, sizeof(vnet));
 	packet = eat_copy(&in, PACKET_BYTES_MAX, &bytes);
@@ -34,8 +34,12 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			check(inner_parse(segment, segment_bytes, &inner));
 			check(inner.bytes == segment_bytes);
 			check(!partial || inner_transport_whole(segment, &inner));
-			if (header == 0)
+			if (header == 0) {
+				good = !s.undone && inner_transport_whole(segment, &inner) && inner_checksum_good(segment, &inner);
+				inner_clamp_mss(segment, &inner, 1200, s.undone);
+				check(!good || inner_checksum_good(segment, &inner));
 				continue;
+			}
 			check(memcmp(segment + header, before + header + payload, segment_bytes - header) == 0);
 			payload += segment_bytes - header;
 		}

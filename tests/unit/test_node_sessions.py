@@ -461,3 +461,16 @@ def test_the_simulation_notices_what_it_looks_for() -> None:
     _, _, data = next(one for one in world.captured if one[2][0] < 0x80)
     with pytest.raises(InvariantError, match="one key and nonce"):
         world.transmit(a, a.uplinks[0], Endpoint("10.2.1.1", PORT), data[:20] + b"else" + data[24:])
+
+
+def test_paths_narrower_than_an_interface_can_say_stand_in_the_table() -> None:
+    world, a, _ = started(timing=Timing(mtu_hold_s=1.0))
+    world.send_packets(a, 0.01, until=40.0)
+    world.clock.run_until(5.0)
+    assert (a.mtu, a.engine.table.narrow_bytes) == (1440, 0)
+    a.uplinks[0].up = Weather(largest_bytes=1240)
+    wait_for(world, lambda: a.mtu == 1200, within_s=5.0)
+    assert a.engine.table.narrow_bytes == 1200
+    a.uplinks[0].up = Weather()
+    wait_for(world, lambda: a.mtu == 1440, within_s=20.0)
+    assert a.engine.table.narrow_bytes == 0

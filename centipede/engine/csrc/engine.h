@@ -95,7 +95,7 @@ struct engine_table {
 	uint32_t	path_count;
 	uint32_t	source_count;
 	uint32_t	share_count;
-	uint32_t	zero;
+	uint32_t	narrow_bytes;		/* SYNs ask for no segments that make larger packets; 0: whatever they like */
 	const struct engine_route *routes;
 	const struct engine_peer *peers;
 	const struct engine_plan *plans;

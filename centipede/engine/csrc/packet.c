@@ -38,6 +38,51 @@ inner_urgent(const uint8_t *packet, const struct inner *inner)
 	return ((packet[inner->l3_bytes + 13] & (TCP_FIN | TCP_SYN | TCP_RST)) != 0);
 }
 
+/*
+ * Let no SYN ask for segments that make packets of more than so many bytes; protocol/inner.py, clamp_mss. `undone`: the
+ * checksum does not cover the options yet.
+ */
+void
+inner_clamp_mss(uint8_t *packet, const struct inner *inner, uint32_t largest_bytes, bool undone)
+{
+	uint8_t *l4 = packet + inner->l3_bytes;
+	size_t bytes = inner->bytes - inner->l3_bytes, end, at = 20;
+	uint32_t most = largest_bytes - (inner->version == 4 ? 40 : 60), mss, sum;
+
+	if (inner->protocol != PROTOCOL_TCP || inner->fragment || bytes < 20 || (l4[13] & TCP_SYN) == 0)
+		return;
+	end = (size_t)(l4[12] >> 4) * 4;
+	if (end > bytes)
+		end = bytes;
+	while (at + 4 <= end && l4[at] != 0) {
+		if (l4[at] == 1) {	/* no operation: the only other option of one byte */
+			at++;
+			continue;
+		}
+		if (l4[at] == 2 && l4[at + 1] == 4)
+			break;
+		if (l4[at + 1] < 2)
+			return;
+		at += l4[at + 1];
+	}
+	if (at + 4 > end || l4[at] != 2)
+		return;
+	at += 2;
+	mss = load_be16(l4 + at);
+	if (mss <= most)
+		return;
+	store_be16(l4 + at, (uint16_t)most);
+	if (undone)
+		return;
+	/* RFC 1624; what stands at an odd place is summed with its bytes the other way round. */
+	if (at % 2 != 0) {
+		mss = __builtin_bswap16((uint16_t)mss);
+		most = __builtin_bswap16((uint16_t)most);
+	}
+	sum = (uint16_t)~load_be16(l4 + 16) + (uint32_t)(uint16_t)~mss + most;
+	store_be16(l4 + 16, (uint16_t)~checksum_fold(sum));
+}
+
 /* A number that the packets of one flow share; protocol/inner.py, flow_hash. */
 uint64_t
 inner_flow(const uint8_t *packet, const struct inner *inner)

@@ -1,6 +1,7 @@
 #include "table.h"
 
 #define ENTRIES_MAX	(1u << 24)	/* of any array; keeps every size far from overflow */
+#define NARROW_BYTES_MIN	576	/* what everybody must take, RFC 791 */
 
 /* --- addresses */
 
@@ -307,7 +308,7 @@ table_valid(const struct engine_table *t, unsigned workers)
 
 	if (t->route_count > ENTRIES_MAX || t->peer_count > ENTRIES_MAX || t->plan_count > ENTRIES_MAX ||
 	    t->session_count > ENTRIES_MAX || t->path_count > ENTRIES_MAX || t->source_count > ENTRIES_MAX ||
-	    t->share_count > ENTRIES_MAX)
+	    t->share_count > ENTRIES_MAX || (t->narrow_bytes != 0 && t->narrow_bytes < NARROW_BYTES_MIN))
 		return (false);
 	for (i = 0; i < t->route_count; i++)
 		if ((t->routes[i].version != 4 || t->routes[i].prefix > 32) &&
@@ -544,6 +545,7 @@ compile_peers(struct compile *c)
 		return (ENGINE_NO_MEMORY);
 	if (t->share_count > 0)
 		memcpy(s->shares, t->shares, t->share_count);
+	s->narrow_bytes = t->narrow_bytes;
 	for (i = 0; i < t->peer_count; i++) {
 		from = &t->peers[i];
 		to = &s->peers[s->peer_count++];

@@ -173,6 +173,7 @@ struct snapshot {
 	struct path	*paths;
 	struct lane	*lanes;
 	uint8_t		*shares;
+	uint32_t	narrow_bytes;
 	struct source_run *runs;
 	struct list	session_states, path_states, peer_states;
 	_Atomic uint64_t told[TOLD_MAX];
