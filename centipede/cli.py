@@ -284,6 +284,7 @@ def _settings(command: _Command) -> _Command:
         click.option("--copies", metavar="NUMBER|all"),
         click.option("--heartbeat", type=float, metavar="SECONDS"),
         click.option("--allow-remote", multiple=True, metavar="NETWORK", help="Sources it may have; repeatable."),
+        click.option("--metered", multiple=True, metavar="LINK", help="Local links to spare; repeatable."),
         click.option("--keepalive/--no-keepalive", default=None),
     ]
     for option in reversed(options):

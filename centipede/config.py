@@ -118,6 +118,7 @@ class PeerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     keepalive: bool = False
     """Keep the session up without traffic, so that a peer behind NAT stays reachable."""
     metered: list[str] = []
+    """For ``adaptive``: links, by the name of their interface or by address, that carry data if there is no other."""
 
 
 _EXAMPLES = {

@@ -18,6 +18,8 @@ from click.testing import CliRunner, Result
 
 from centipede import show
 from centipede.cli import main
+from centipede.cli import peer as peer_group
+from centipede.config import PeerTable
 from centipede.control.client import socket_path
 from centipede.control.messages import Request, Show
 from centipede.errors import ControlError
@@ -279,6 +281,12 @@ def test_down_of_nothing(tmp_path: Path) -> None:
     assert "site-a is not running" in result.stderr
 
 
+def test_every_setting_of_a_peer_can_be_changed_at_run_time() -> None:
+    (add,) = (command for command in peer_group.commands.values() if command.name == "add")
+    asked = {parameter.name for parameter in add.params}
+    assert {field for field in PeerTable.__struct_fields__ if field != "preshared_key"} == asked, "keys come from files"
+
+
 PEER_COMMANDS: list[tuple[Sequence[str], dict[str, Any]]] = [
     (["sync", "site-a"], {"command": "Sync", "file": None}),
     (["sync", "site-a", "/x/b.toml"], {"command": "Sync", "file": "/x/b.toml"}),
@@ -286,7 +294,8 @@ PEER_COMMANDS: list[tuple[Sequence[str], dict[str, Any]]] = [
     (
         shlex.split(
             "peer site-a add KEY --name bob --endpoint a:1 --endpoint b:2 --allowed-ips 10.0.0.0/8 --copies all "
-            "--scheduler redundant --heartbeat 0.5 --keepalive --allow-remote 10.0.0.0/8 --preshared-key-file /k"
+            "--scheduler redundant --heartbeat 0.5 --keepalive --allow-remote 10.0.0.0/8 --metered wwan0 "
+            "--preshared-key-file /k"
         ),
         {
             "command": "PeerAdd",
@@ -300,6 +309,7 @@ PEER_COMMANDS: list[tuple[Sequence[str], dict[str, Any]]] = [
                 "heartbeat": 0.5,
                 "keepalive": True,
                 "allow_remote": ["10.0.0.0/8"],
+                "metered": ["wwan0"],
                 "preshared_key_file": "/k",
             },
         },
