@@ -40,6 +40,8 @@ _SHORTEST_INTERVAL_S = 0.02
 """What a peer announces is taken for at least this much, or rounding makes a path suspect."""
 _LONGEST_MEASURED_US = 600_000_000
 _UNMEASURED_S = 1.0
+_PRESSED_S = 0.02
+"""What a pressed peer may take to answer, beyond what the path's measurements say."""
 _UNLOADED_BEATS = 256
 """At a beat each 0.2 s, the least round trip takes most of a minute to rise to one that lasts."""
 FULL_WEIGHT = 255
@@ -131,6 +133,8 @@ class Path:
         """The peer said that our heartbeats did not arrive."""
         self.parted = False
         """The peer said bye here."""
+        self.theirs: int | None = None
+        """The peer's number for this path."""
         self.observed: Endpoint | None = None
         """The address at which the peer sees our end."""
         self._observations: tuple[int, int] = (0, 0)
@@ -144,6 +148,7 @@ class Path:
         self._newest: tuple[int, int] | None = None
         self._due_from = now
         self._due_in_s = float("inf")
+        self._answer_by = float("inf")
         self._t1_us = 0
         self._sent: deque[_Beat] = deque(maxlen=_BEATS_KEPT)
         self._measured: tuple[int, int, int] | None = None
@@ -179,6 +184,11 @@ class Path:
     def limited(self) -> bool:
         """Whether only a few challenges are sent: nobody but a packet, or the peer itself, vouches for the address."""
         return self.state is PathState.NEW and (self.told or not self.expected)
+
+    @property
+    def pressed(self) -> bool:
+        """Whether the path must prove itself, see :meth:`press`, and has not done so yet."""
+        return self._answer_by < float("inf")
 
     @property
     def loss(self) -> float:
@@ -287,18 +297,19 @@ class Path:
             self._echo_us = beat.t1_us
             self._echo_arrived = arrived
             self._echo_received = self._control_rx + path_received
+            self.theirs = beat.path
             self._due_from = max(self._due_from, arrived)
             self._due_in_s = max(beat.next_in_s, _SHORTEST_INTERVAL_S)
             self.draining, self.weight = beat.draining, beat.weight
         if answered:
             self.state = PathState.VALID
             self.unheard = self.parted = False
+            self._answer_by = float("inf")
         self.mtu.note_echo(beat.echo_us, arrived)
         if not overtaken:
             self._measure(beat, arrived, timing)
         if beat.bye:
-            self.state = PathState.GONE
-            self.parted = True
+            self.part()
         return answered
 
     def may_tell(self, session: int) -> bool:
@@ -327,10 +338,24 @@ class Path:
     def validate(self) -> None:
         """Trust the path because a whole handshake crossed it both ways."""
         self.state = PathState.VALID
+        self._answer_by = float("inf")
 
     def part(self) -> None:
-        """Give the path up for now."""
+        """The peer gave the path up."""
         self.state = PathState.GONE
+        self.parted = True
+
+    def press(self, now: float) -> None:
+        """The peer was heard from an address that was not known: suspect this path unless an answer comes soon.
+
+        To be called when a challenge goes out. Other signs of life do not count: they may have been under way.
+        """
+        self._answer_by = min(self._answer_by, now + self.patience_s + _PRESSED_S)
+
+    def doubt(self) -> None:
+        """Suspect the path at once, until it answers."""
+        if self.state is _VALID:
+            self.state = _SUSPECT
 
     # What time does.
 
@@ -355,7 +380,7 @@ class Path:
         return float("inf")
 
     def _suspect_at(self, timing: Timing) -> float:
-        return self._due_from + timing.suspect_factor * self._due_in_s
+        return min(self._answer_by, self._due_from + timing.suspect_factor * self._due_in_s)
 
     def _gone_at(self, timing: Timing) -> float:
         return self._due_from + max(timing.gone_factor * self._due_in_s, timing.gone_least_s)

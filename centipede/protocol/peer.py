@@ -34,7 +34,7 @@ from centipede.protocol.spec import PeerRecord, PeerSpec
 from centipede.protocol.status import HandshakeStatus, MemberStatus, PeerStatus, SessionState, SessionStatus
 from centipede.protocol.succession import adopt, describe
 from centipede.protocol.table import BUCKETS, Datagram, ReceiveSession, Run, SendPlan, TablePeer
-from centipede.protocol.wire import Addresses, Heartbeat, Observed, UnknownControl, decode_control
+from centipede.protocol.wire import Addresses, Heartbeat, Observed, Parted, UnknownControl, decode_control
 
 _LARGEST_TIMESTAMP = 2**64 - 1
 
@@ -305,6 +305,8 @@ class Peer:
             self._reach.receive_addresses(message.endpoints, now)
         elif isinstance(message, Observed):
             path.observed = message.endpoint
+        elif isinstance(message, Parted):
+            self._reach.receive_parted(path, message.paths, now)
         if confirms:
             self._welcome(session, path, now)
         elif beat is not None and beat.bye:

@@ -15,7 +15,7 @@ from centipede.protocol.context import Context
 from centipede.protocol.path import BEAT_BYTES, Path, PathState
 from centipede.protocol.path_set import PathSet
 from centipede.protocol.session import ANY_SHARD
-from centipede.protocol.wire import Addresses, Observed
+from centipede.protocol.wire import Addresses, Observed, Parted
 
 _ANSWERS_PER_S = 100
 _ANSWERS_AT_ONCE = 20
@@ -136,9 +136,11 @@ class Pulse:
         if now >= path.last_question + _QUESTION_GAP_S:
             self.beat(path, now, answer_now=True)
 
-    def question_usable(self, now: float) -> None:
-        for path in self._paths.usable:
-            self.question(path, now)
+    def press(self, path: Path, now: float) -> None:
+        """Have a usable path prove itself: it is suspect if it does not answer a question asked now."""
+        if not path.pressed:
+            self.beat(path, now, answer_now=True)
+            path.press(now)
 
     def answer(self, path: Path, now: float) -> None:
         """Answer on a usable path at once, or as soon as the limits allow; only the newest challenge is answered."""
@@ -170,7 +172,7 @@ class Pulse:
             if not path.usable:
                 path.next_beat = min(path.next_beat, now)
 
-    def tell(self, path: Path, message: Addresses | Observed, now: float) -> None:
+    def tell(self, path: Path, message: Addresses | Observed | Parted, now: float) -> None:
         """Send a message that is no heartbeat, under the current session."""
         (session, *_) = self._association.speaking(now)
         shard = path.runs[session.number].first if session.number in path.runs else ANY_SHARD

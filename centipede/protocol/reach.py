@@ -26,7 +26,7 @@ from centipede.protocol.session import Header
 from centipede.protocol.spec import PeerSpec, covers
 from centipede.protocol.status import PathStatus
 from centipede.protocol.table import Datagram, Run, TablePath
-from centipede.protocol.wire import Addresses, Heartbeat, Observed
+from centipede.protocol.wire import MOST_PARTED, Addresses, Heartbeat, Observed, Parted
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,11 @@ class Reach:
         self._one_machine = create(spec.scheduler, spec.copies).one_machine
         self._paths = PathSet(context.new_path, context.timing)
         self.pulse = Pulse(context, self._paths, association, busy_s=spec.heartbeat_s, keepalive=spec.keepalive)
-        self._announcement = Announcement()
-        self._introduction = Announcement()
+        self._announcement: Announcement[Endpoint] = Announcement()
+        self._introduction: Announcement[Endpoint] = Announcement()
         self._introduced: tuple[Endpoint, ...] = ()
         """Addresses of other machines, the newest first."""
+        self._parting: Announcement[int] = Announcement()
         self._account = Account()
         self._members: list[_Member] = []
         """Those that data is sent to."""
@@ -126,7 +127,11 @@ class Reach:
     def set_locals(self, locals_: Sequence[Endpoint], now: float) -> bool:
         """True if that made new pairs."""
         before = {path.number for path in self.pairs}
+        usable = {path.number for path in self._paths.usable}
         self._paths.set_locals(locals_, now)
+        gone = sorted(usable.difference(path.number for path in self._paths))
+        if gone:  # the peer would go on sending there until it wonders at the silence
+            self._parting.change([number & 0xFFFF for number in gone[:MOST_PARTED]], now)
         self._announcement.change(self._context.announced, now)
         return not before.issuperset(path.number for path in self.pairs)
 
@@ -177,15 +182,17 @@ class Reach:
             path = self._paths.learn(local, remote, now)
             if path is None:
                 return DropReason.PATH_LIMIT
-            # Whoever replays a packet from elsewhere must not thereby delay the discovery that the old path works.
-            self.pulse.question_usable(now)
+            # Whoever replays a packet from elsewhere must not thereby delay the discovery that the old path works; and
+            # if the peer has moved, that the old path does not.
+            for known in self._paths.usable:
+                self.pulse.press(known, now)
         return path
 
     def receive_heartbeat(
         self, path: Path, session: Session, header: Header, beat: Heartbeat, event: Datagram, now: float
     ) -> None:
         """Take what a heartbeat said."""
-        before, size = path.state, path.mtu.size
+        before, size, was_usable = path.state, path.mtu.size, path.usable
         answered = path.receive_heartbeat(
             beat,
             session=session.number,
@@ -198,8 +205,18 @@ class Reach:
             path.renew(self._context.challenge())
         self._follow(path, before, now)
         self._note_mtu(path, size, now)
+        if path.usable and not was_usable:
+            self._succeed(path, now)
         if answered and path.usable and path.may_tell(session.number):
             self.pulse.tell(path, Observed(path.remote), now)
+
+    def receive_parted(self, path: Path, numbers: Sequence[int], now: float) -> None:
+        """The peer says over ``path`` that others, by its numbers, are no more."""
+        for other in self._paths:
+            if other.theirs in numbers and other is not path and other.joins(path):
+                before = other.state
+                other.part()
+                self._follow(other, before, now)
 
     def receive_addresses(self, addresses: Sequence[Endpoint], now: float) -> None:
         """The peer says where else it may be found."""
@@ -252,7 +269,7 @@ class Reach:
         """Bring the rhythm up to date; returns when ``handle_timer`` is due."""
         expiries = (path.expires_at(self._timing) for path in self._paths)
         self._account.settle(self._paths, now)
-        told_at = min(self._announcement.due_at(), self._introduction.due_at())
+        told_at = min(self._announcement.due_at(), self._introduction.due_at(), self._parting.due_at())
         announce_at = told_at if self._paths.usable and self.pulse.can_speak else float("inf")
         return min(self.pulse.settle(now), self._paths.refresh_at(now), announce_at, *expiries)
 
@@ -293,9 +310,28 @@ class Reach:
         use = Use(self.pulse.carrying, self._urgent, metered, used)
         return tuple(self._account.status(path, use, now) for path in self._paths)
 
+    def _succeed(self, path: Path, now: float) -> None:
+        """The peer's end of a path may have another address than before, by the whim of a translator.
+
+        The path by the old one is doubted, not ended: whoever relays the peer's packets from elsewhere looks the same,
+        and then the old one answers.
+        """
+        for other in self._paths.usable:
+            if other is path or other.theirs != path.theirs or other.local != path.local or not other.joins(path):
+                continue
+            if not other.pressed:
+                self.pulse.press(other, now)
+            else:
+                before = other.state
+                other.doubt()
+                self._follow(other, before, now)
+
     def _announce(self, now: float) -> None:
         usable = self._paths.usable
         if usable and self.pulse.can_speak:
+            numbers = self._parting.take(now)
+            for path in usable if numbers else ():
+                self.pulse.tell(path, Parted(numbers), now)
             for addresses in (self._announcement.take(now), self._introduction.take(now)):
                 for path in usable if addresses else ():
                     self.pulse.tell(path, Addresses(addresses), now)

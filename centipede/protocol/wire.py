@@ -1,9 +1,9 @@
 """Control messages: the plaintext of control (class 1) session packets. docs/protocol.md "Heartbeats".
 
-Owns the byte layouts of HEARTBEAT, ADDRESSES and OBSERVED and nothing of their meaning. ``encode`` raises ValueError
-for what does not fit its field, a fault of ours; ``decode_control`` gives a value or raises Refused for any bytes at
-all. Unknown types, flags and address families are passed over and reserved bytes are not looked at, so that a later
-version may use them.
+Owns the byte layouts of HEARTBEAT, ADDRESSES, OBSERVED and PARTED and nothing of their meaning. ``encode`` raises
+ValueError for what does not fit its field, a fault of ours; ``decode_control`` gives a value or raises Refused for any
+bytes at all. Unknown types, flags and address families are passed over and reserved bytes are not looked at, so that a
+later version may use them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ HEARTBEAT_BYTES = 64
 CHALLENGE_BYTES = 8
 MOST_ADDRESSES = 16
 """Addresses in one ADDRESSES message."""
+MOST_PARTED = 64
+"""Paths in one PARTED message."""
 
 _RESPONSE_VALID = 0x01
 _ANSWER_NOW = 0x02
@@ -36,6 +38,7 @@ _HEARTBEAT = struct.Struct(">BBBxHH8s8sQQQIIIHBx")
 _ADDRESSES = struct.Struct(">BB6x")
 _ADDRESS = struct.Struct(">BBH16s")
 _OBSERVED = struct.Struct(">BBH4x16s")
+_PARTED = struct.Struct(">BB6x")
 
 ADDRESS_BYTES = _ADDRESS.size
 """An address in ADDRESSES."""
@@ -47,6 +50,7 @@ class ControlType(IntEnum):
     HEARTBEAT = 1
     ADDRESSES = 2
     OBSERVED = 3
+    PARTED = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,13 +175,29 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
+class Parted:
+    """Paths of the sender that are no more: ``04 | count | 6 zero | count x path id 2``."""
+
+    paths: tuple[int, ...]
+    """The sender's numbers, as in its heartbeats; at most 64."""
+
+    def encode(self) -> bytes:
+        """The plaintext. Raises ValueError for more than 64 paths and for a number that does not fit."""
+        if len(self.paths) > MOST_PARTED:
+            raise ValueError(f"at most {MOST_PARTED} paths go into one message, not {len(self.paths)}")
+        if not all(0 <= path <= 0xFFFF for path in self.paths):
+            raise ValueError("a path's number is 0..65535")
+        return _PARTED.pack(ControlType.PARTED, len(self.paths)) + struct.pack(f">{len(self.paths)}H", *self.paths)
+
+
+@dataclass(frozen=True, slots=True)
 class UnknownControl:
     """An authentic message of a type this version does not know; it is counted and passed over."""
 
     type: int
 
 
-Control: TypeAlias = Heartbeat | Addresses | Observed | UnknownControl
+Control: TypeAlias = Heartbeat | Addresses | Observed | Parted | UnknownControl
 
 
 def decode_control(plaintext: bytes) -> Control:
@@ -193,6 +213,8 @@ def decode_control(plaintext: bytes) -> Control:
             return _decode_addresses(plaintext)
         if kind == ControlType.OBSERVED:
             return _decode_observed(plaintext)
+        if kind == ControlType.PARTED:
+            return _decode_parted(plaintext)
     except (IndexError, struct.error):
         raise Refused(DropReason.CONTROL_MALFORMED) from None
     return UnknownControl(kind)
@@ -281,6 +303,13 @@ def _decode_observed(plaintext: bytes) -> Observed:
     if endpoint is None:
         raise Refused(DropReason.CONTROL_MALFORMED)
     return Observed(endpoint)
+
+
+def _decode_parted(plaintext: bytes) -> Parted:
+    _, count = _PARTED.unpack_from(plaintext)
+    if count > MOST_PARTED:
+        raise Refused(DropReason.CONTROL_MALFORMED)
+    return Parted(struct.unpack_from(f">{count}H", plaintext, _PARTED.size))
 
 
 def _endpoint(family: int, port: int, address: bytes) -> Endpoint | None:

@@ -1,6 +1,7 @@
 """Messages: what is written is read back, and any bytes at all give a value or Refused."""
 
 from ipaddress import IPv4Address, IPv6Address
+from typing import TypeAlias
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handshake import NO_PSK, Attempt, Params, acknowledge_sid, check_mac1, open_initiate
 from centipede.protocol.identity import Identity, PublicKey, parse_key, render_key
 from centipede.protocol.session import LAST_SHARD
-from centipede.protocol.wire import Addresses, Control, Heartbeat, Observed, UnknownControl, decode_control
+from centipede.protocol.wire import Addresses, Control, Heartbeat, Observed, Parted, UnknownControl, decode_control
 
 I = Identity.from_seed(b"\1" * 32)  # noqa: E741 - the initiator's name in the protocol
 R = Identity.from_seed(b"\2" * 32)
@@ -62,16 +63,18 @@ messages = st.one_of(
     heartbeats(),
     st.builds(Addresses, st.lists(endpoints, max_size=16).map(tuple)),
     st.builds(Observed, endpoints),
+    st.builds(Parted, st.lists(st.integers(0, 65535), max_size=64).map(tuple)),
 )
+Message: TypeAlias = Heartbeat | Addresses | Observed | Parted
 
 
 @given(messages)
-def test_control_messages_are_read_back(message: Heartbeat | Addresses | Observed) -> None:
+def test_control_messages_are_read_back(message: Message) -> None:
     assert decode_control(message.encode()) == message
 
 
 @given(messages, st.binary(max_size=40))
-def test_bytes_after_a_message_are_passed_over(message: Heartbeat | Addresses | Observed, more: bytes) -> None:
+def test_bytes_after_a_message_are_passed_over(message: Message, more: bytes) -> None:
     read = decode_control(message.encode() + more)
     if isinstance(message, Heartbeat) and message.probe:
         assert isinstance(read, Heartbeat)
@@ -81,7 +84,7 @@ def test_bytes_after_a_message_are_passed_over(message: Heartbeat | Addresses | 
 
 
 @given(messages, st.data())
-def test_a_cut_message_is_refused(message: Heartbeat | Addresses | Observed, data: st.DataObject) -> None:
+def test_a_cut_message_is_refused(message: Message, data: st.DataObject) -> None:
     plaintext = message.encode()
     shortest = len(plaintext) - message.padding_bytes if isinstance(message, Heartbeat) else len(plaintext)
     assert read_control(plaintext[: data.draw(st.integers(0, shortest - 1))]) is None
@@ -90,7 +93,7 @@ def test_a_cut_message_is_refused(message: Heartbeat | Addresses | Observed, dat
 @given(
     st.one_of(
         st.binary(max_size=400),
-        st.builds(lambda kind, rest: bytes([kind]) + rest, st.sampled_from([1, 2, 3]), st.binary(max_size=400)),
+        st.builds(lambda kind, rest: bytes([kind]) + rest, st.sampled_from([1, 2, 3, 4]), st.binary(max_size=400)),
     )
 )
 @example(b"")

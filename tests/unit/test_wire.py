@@ -9,9 +9,11 @@ from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.wire import (
     HEARTBEAT_BYTES,
     MOST_ADDRESSES,
+    MOST_PARTED,
     Addresses,
     Heartbeat,
     Observed,
+    Parted,
     UnknownControl,
     decode_control,
 )
@@ -119,7 +121,19 @@ def test_addresses_that_cannot_be_written() -> None:
             message.encode()
 
 
-@pytest.mark.parametrize("kind", [0, 4, 255])
+def test_parted_layout() -> None:
+    assert Parted((1, 0xFFFF)).encode().hex() == "04020000000000000001ffff"
+
+
+@pytest.mark.parametrize(
+    ("message", "why"), [(Parted(tuple(range(MOST_PARTED + 1))), "at most 64"), (Parted((65536,)), "0..65535")]
+)
+def test_paths_that_cannot_be_written(message: Parted, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        message.encode()
+
+
+@pytest.mark.parametrize("kind", [0, 5, 255])
 def test_unknown_type(kind: int) -> None:
     assert decode_control(bytes([kind])) == UnknownControl(kind)
 

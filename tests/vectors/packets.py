@@ -94,19 +94,27 @@ def control() -> dict[str, Any]:
             "endpoint": "[2001:db8::1]:443",
             "plaintext": b"\3" + v6[:1] + v6[2:4] + bytes(4) + v6[4:],
         },
+        {"type": "parted", "paths": [], "plaintext": b"\4" + bytes(7)},
+        {"type": "parted", "paths": [1, 65535], "plaintext": b"\4\2" + bytes(6) + b"\0\1\xff\xff"},
+        {
+            "type": "parted",
+            "paths": list(range(64)),
+            "plaintext": b"\4\x40" + bytes(6) + b"".join(number.to_bytes(2, "big") for number in range(64)),
+        },
     ]
-    beat, observed = cases[0]["plaintext"], cases[-1]["plaintext"]
+    beat, observed = cases[0]["plaintext"], cases[-4]["plaintext"]
     # Read, though nobody writes them so: what is unknown or reserved is passed over.
     tolerated = [
         {**cases[0], "plaintext": b"\1\xc0" + beat[2:3] + b"\xff" + beat[4:63] + b"\xff"},
         {**cases[0], "plaintext": beat + b"bytes after the message"},
         addresses(["192.0.2.10:51820"], v4[:1] + b"\xff" + v4[2:], address(5, 1, "00"), address(4, 0, "c000020a")),
-        {"type": "unknown", "number": 4, "plaintext": b"\4"},
+        {"type": "unknown", "number": 5, "plaintext": b"\5"},
         {"type": "unknown", "number": 0, "plaintext": bytes(64)},
         {"type": "unknown", "number": 255, "plaintext": b"\xff" * 9},
     ]
     malformed = [b"", b"\1", beat[:63], beat[:62] + b"\5\0", b"\2\0", b"\2\1" + bytes(6) + v4[:19], b"\3"]
     malformed += [b"\2\x11" + bytes(6) + v4 * 17, observed[:23], b"\3\5" + observed[2:], b"\3\6\0\0" + observed[4:]]
+    malformed += [b"\4", b"\4\1" + bytes(7), b"\4\x41" + bytes(6 + 130)]
     return {"cases": cases, "tolerated": tolerated, "malformed": malformed}
 
 

@@ -23,7 +23,7 @@ from centipede.protocol.offer import Offer
 from centipede.protocol.session import Header, Opener, Sealer, parse_header
 from centipede.protocol.table import Run
 from centipede.protocol.window import Verdict, Window
-from centipede.protocol.wire import Addresses, Control, Heartbeat, Observed, UnknownControl, decode_control
+from centipede.protocol.wire import Addresses, Control, Heartbeat, Observed, Parted, UnknownControl, decode_control
 
 HERE = Path(__file__).parent
 Case = dict[str, Any]
@@ -188,6 +188,8 @@ def message(case: Case) -> Control:
         return Addresses(tuple(Endpoint.parse(text) for text in case["endpoints"]))
     if case["type"] == "observed":
         return Observed(Endpoint.parse(case["endpoint"]))
+    if case["type"] == "parted":
+        return Parted(tuple(case["paths"]))
     if case["type"] == "unknown":
         return UnknownControl(case["number"])
     flags = case["flags"]
