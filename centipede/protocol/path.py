@@ -145,7 +145,8 @@ class Path:
         self._echo_us = 0
         self._echo_arrived = 0.0
         self._echo_received = 0
-        self._newest: tuple[int, int] | None = None
+        self._newest: tuple[int, int, int] | None = None
+        """Of the heartbeats heard: session, source shard and counter."""
         self._due_from = now
         self._due_in_s = float("inf")
         self._answer_by = float("inf")
@@ -282,17 +283,25 @@ class Path:
         self._hear(arrived)
 
     def receive_heartbeat(
-        self, beat: Heartbeat, *, session: int, counter: int, path_received: int, arrived: float, timing: Timing
+        self,
+        beat: Heartbeat,
+        *,
+        session: int,
+        source: int = 0,
+        counter: int,
+        path_received: int,
+        arrived: float,
+        timing: Timing,
     ) -> bool:
         """Take what a heartbeat says. True if it brought the outstanding challenge back: call :meth:`renew` then.
 
-        ``session`` and ``counter`` tell an old heartbeat that was overtaken; ``path_received`` is the data packets
-        received on this path when it arrived. Sets the state.
+        ``session``, ``source`` shard and ``counter`` tell an old heartbeat that was overtaken; ``path_received`` is the
+        data packets received on this path when it arrived. Sets the state.
         """
         answered = beat.response == self._challenge
-        overtaken = self._newest is not None and self._newest[0] == session and counter < self._newest[1]
+        overtaken = self._newest is not None and self._newest[:2] == (session, source) and counter < self._newest[2]
         if not overtaken:
-            self._newest = (session, counter)
+            self._newest = (session, source, counter)
             self._answerable = beat.challenge
             self._echo_us = beat.t1_us
             self._echo_arrived = arrived

@@ -536,6 +536,7 @@ class Peer:
         elif now >= leave.quiet_at(self._reach.pulse.last_traffic) or not self._association.established:
             self.close(now)
             self.clear()
+            self._reach.part(now)
             leave.gone = True
             self._say("left to another machine", now)
         elif addresses := leave.take(now):

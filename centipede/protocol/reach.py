@@ -196,6 +196,7 @@ class Reach:
         answered = path.receive_heartbeat(
             beat,
             session=session.number,
+            source=header.source,
             counter=header.counter,
             path_received=event.path_received,
             arrived=event.arrived,
@@ -228,6 +229,12 @@ class Reach:
         self._introduced = tuple(dict.fromkeys((*addresses, *self._introduced)))[:MOST_REMOTES]
         self._introduction.change(self._introduced, now)
         self._introduction.begin(now)
+
+    def part(self, now: float) -> None:
+        """The peer is served elsewhere: no path leads to it from here."""
+        for path in self._paths:
+            path.part()
+        self._paths.refresh(now)
 
     def note_session(self, now: float) -> None:
         """A session was established: whoever is at its other end may not know our addresses."""

@@ -146,15 +146,18 @@ def test_but_it_does_when_nobody_else_answers(restarted: bool) -> None:
     assert sessions(world.old) >= 1
 
 
-def test_it_goes_back_and_forth() -> None:
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_it_goes_back_and_forth(forgotten: bool) -> None:
     world = Shared.up()
-    world.talk(80.0)
+    world.talk(260.0 if forgotten else 80.0)
     machines = [world.old, world.new]
     for _ in range(50):
         world.move(*machines)
         machines.reverse()
         assert world.wait(lambda: world.serves(machines[0]), 2.0) < 0.5
         world.pass_s(1.0)
+        if forgotten:
+            world.wait(lambda: sessions(machines[1]) == 0, 4.0)
         world.send_packets(machines[0], 0.01, world.clock.now + 0.3)
     world.pass_s(10.0)
     assert world.lost() == 0
