@@ -65,35 +65,49 @@ def _needs_guest(name: str) -> bool:
 
 
 def execute_in_guest(runs: Sequence[Run], results: Path, tell: Callable[[str], None]) -> list[RunResult]:
-    """Make runs in a guest, one after the other, and return the results there are: one for each, if all went well.
+    """Make runs in a guest for each scenario, and return the results there are: one for each, if all went well.
 
-    What is said in the guest goes to standard error as it comes. Raises LabError if there is no guest here. A guest
-    that does not come to its end is told; if it had begun, another makes the runs after the one that it broke at.
+    What is said in a guest goes to standard error as it comes. Raises LabError if there is no guest here. A guest that
+    does not come to its end is told, and another makes the runs after the one that it broke at; but one that did not
+    even begin is the last.
     """
     guest = make_available(tell)
-    results.mkdir(parents=True, exist_ok=True)
-    left = list(runs)
-    for number in itertools.count(1):
-        try:
-            _make(left, guest, results, tell)
-        except GuestError as error:
-            tell(str(error))
-        left = [run for run in left if not (run.directory(results) / FILE).exists()]
-        if len(left) < 2 or not (results / FILES / STARTED).exists():
+    by_scenario: dict[str, list[Run]] = {}
+    for run in runs:
+        by_scenario.setdefault(run.scenario.name, []).append(run)
+    for each in by_scenario.values():
+        if not _make_all(each, guest, results, tell):
             break
-        tell(f"{left[0].title} has no result; another guest makes the {len(left) - 1} runs that follow")
-        (results / FILES).rename(results / f"{FILES}-{number}")
-        left = left[1:]
     files = (run.directory(results) / FILE for run in runs)
     return [load(file) for file in files if file.exists()]
 
 
-def _make(runs: Sequence[Run], guest: Guest, results: Path, tell: Callable[[str], None]) -> None:
-    """Make runs in one guest. Raises GuestError."""
+def _make_all(runs: Sequence[Run], guest: Guest, results: Path, tell: Callable[[str], None]) -> bool:
+    """Make the runs of one scenario. False if a guest did not even begin."""
+    out = results / runs[0].scenario.name
+    out.mkdir(parents=True, exist_ok=True)
+    left = list(runs)
+    for number in itertools.count(1):
+        try:
+            _make(left, guest, results, out, tell)
+        except GuestError as error:
+            tell(str(error))
+        left = [run for run in left if not (run.directory(results) / FILE).exists()]
+        begun = (out / FILES / STARTED).exists()
+        if len(left) < 2 or not begun:
+            return begun
+        tell(f"{left[0].title} has no result; another guest makes the {len(left) - 1} runs that follow")
+        (out / FILES).rename(out / f"{FILES}-{number}")
+        left = left[1:]
+    raise AssertionError("unreachable")
+
+
+def _make(runs: Sequence[Run], guest: Guest, results: Path, out: Path, tell: Callable[[str], None]) -> None:
+    """Make runs in one guest, which may write below ``out``. Raises GuestError."""
     specs = [
         GuestRunSpec(scenario=run.scenario, tunnel=run.tunnel, repetition=run.repetition, pcap=run.pcap) for run in runs
     ]
-    listed = results.resolve() / _LIST
+    listed = out.resolve() / _LIST
     listed.write_bytes(msgspec.json.encode(specs))
     sys.stderr.flush()
     words = sys.stderr.fileno()
@@ -101,7 +115,7 @@ def _make(runs: Sequence[Run], guest: Guest, results: Path, tell: Callable[[str]
     try:
         guest.run(
             [sys.executable, "-m", "lab.guest_runs", str(listed), str(results.resolve())],
-            out=results,
+            out=out,
             limit_s=sum(run.scenario.budget_s * times + _ASIDE_S for run in runs),
             tell=tell,
             stdout=words,

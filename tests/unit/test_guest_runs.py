@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,27 +57,33 @@ def test_without_a_guest_the_reason_is_told(runs: list[Run], monkeypatch: pytest
 def test_a_guest_that_breaks_leaves_the_results_there_are(
     runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    given: list[Path] = []
+
     class Broken:
         class accelerator:  # noqa: N801 - stands for an instance
             slowness = 10.0
 
-        def run(self, argv: list[str], **options: Mapping[str, Any]) -> None:
+        def run(self, argv: list[str], **options: Any) -> None:
             listed, results = argv[-2:]
+            given.append(Path(listed))
             assert len(msgspec.json.decode(Path(listed).read_bytes(), type=list[GuestRunSpec])) == len(runs)
-            assert results == str(options["out"])
+            assert options["out"] == Path(results) / EVERY[0].name
             raise GuestError("the guest ended without the command's exit status")
 
     monkeypatch.setattr(guest_runs, "make_available", lambda tell: Broken())
     told: list[str] = []
-    assert guest_runs.execute_in_guest(runs, tmp_path, told.append) == []
+    # One that does not begin is the last: there is no reason why the next should.
+    assert guest_runs.execute_in_guest([*runs, Run(EVERY[1], "plain")], tmp_path, told.append) == []
     assert told == ["the guest ended without the command's exit status"]
-    assert list(tmp_path.iterdir()) == []
+    assert len(given) == 1
+    assert not given[0].exists()
 
 
 def test_a_run_that_breaks_its_guest_does_not_take_the_others_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = [Run(EVERY[0], tunnel) for tunnel in ("plain", "wireguard-go", "wireguard-kernel", "centipede")]
+    runs.insert(1, Run(EVERY[1], "plain"))
     given: list[list[str]] = []
 
     class Brittle:
@@ -96,16 +101,16 @@ def test_a_run_that_breaks_its_guest_does_not_take_the_others_with_it(
                 if spec.tunnel == "wireguard-go":
                     raise GuestError("the guest panicked")
                 done = made(spec.tunnel, scenario=spec.scenario.name)
-                dump(done, Run(spec.scenario, spec.tunnel).directory(out) / FILE)
+                dump(done, Run(spec.scenario, spec.tunnel).directory(Path(argv[-1])) / FILE)
 
     monkeypatch.setattr(guest_runs, "make_available", lambda tell: Brittle())
     told: list[str] = []
     found = guest_runs.execute_in_guest(runs, tmp_path, told.append)
-    assert [result.tunnel.name for result in found] == ["plain", "wireguard-kernel", "centipede"]
-    assert given == [["plain", "wireguard-go", "wireguard-kernel", "centipede"], given[0][2:]]
+    assert [result.tunnel.name for result in found] == ["plain", "plain", "wireguard-kernel", "centipede"]
+    assert given == [["plain", "wireguard-go", "wireguard-kernel", "centipede"], given[0][2:], ["plain"]]
     assert told[0] == "the guest panicked"
     assert "wireguard-go has no result; another guest makes the 2 runs that follow" in told[1]
-    assert (tmp_path / f"{FILES}-1").is_dir()
+    assert (tmp_path / EVERY[0].name / f"{FILES}-1").is_dir()
 
 
 def test_time_stamping_stays_on_while_runs_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
