@@ -190,6 +190,11 @@ class Association:
         self.pending.append(session)
         return evicted
 
+    def drop_pending(self) -> None:
+        """Forget handshakes that were answered and not confirmed."""
+        while self.pending:
+            self._forget(self.pending.pop())
+
     def adopt(self, session: Session) -> None:
         """Put in a session that another machine established, by its age."""
         assert session.established is not None

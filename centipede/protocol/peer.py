@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from centipede.errors import HandoverError
 from centipede.protocol.association import Association, Session
 from centipede.protocol.context import Context
 from centipede.protocol.cookie import mac1_of
@@ -24,7 +23,6 @@ from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handover import Handover
 from centipede.protocol.handshake import Attempt, Finished
 from centipede.protocol.initiation import Initiation
-from centipede.protocol.leave import Leave
 from centipede.protocol.offer import Offer
 from centipede.protocol.path import Path
 from centipede.protocol.reach import Reach
@@ -32,7 +30,7 @@ from centipede.protocol.session import Header
 from centipede.protocol.shares import allot
 from centipede.protocol.spec import PeerRecord, PeerSpec
 from centipede.protocol.status import HandshakeStatus, MemberStatus, PeerStatus, SessionState, SessionStatus
-from centipede.protocol.succession import adopt, describe
+from centipede.protocol.succession import Succession
 from centipede.protocol.table import BUCKETS, Datagram, ReceiveSession, Run, SendPlan, TablePeer
 from centipede.protocol.wire import Addresses, Heartbeat, Observed, Parted, UnknownControl, decode_control
 
@@ -58,7 +56,7 @@ class Peer:
         self._initiation = Initiation(context.timing, now)
         self._wanted_at = now
         self._rekeys = 0
-        self._leave = Leave((), context.timing, now, gone=True) if self.record.moved else None
+        self._succession = Succession(number, context, self._association, self._reach, now, moved=self.record.moved)
         self._reach.remember(self.record.addresses, now)
 
     @property
@@ -101,7 +99,8 @@ class Peer:
         self._initiation.restart(now)
 
     def seek(self, now: float) -> None:
-        """Somebody wants the peer: try to reach it at once."""
+        """Somebody wants the peer here: try to reach it at once."""
+        self._succession.stay(now)
         self._reach.hurry(now)
         self._seek(now)
 
@@ -123,59 +122,23 @@ class Peer:
 
         With ``move`` this machine takes its leave. Raises HandoverError if there is no session to hand over.
         """
-        sessions = []
-        for session in self._association.established:
-            try:
-                granted = session.cut(offer.k, rest=move)
-            except ValueError:  # others may have some left, and the next rekey brings new ones
-                continue
-            sessions.append(describe(session, granted, self._context, self._reach.pulse.last_traffic, now))
-        if not sessions:
-            why = (
-                "its shards are all granted: try again after the next rekey"
-                if self._association.established
-                else ("it was handed over already" if self._leave is not None else "there is none")
-            )
-            raise HandoverError(f"no session with peer {self.spec.name} can be exported; {why}")
+        sessions = self._succession.hand_over(offer, now, move=move)
         if move:
-            self._leave = Leave(offer.addresses, self._timing, now)
-            self._store(replace(self.record, moved=True))
-            self._reach.pulse.draining = True
             self._drop_attempt()
-            self.beat(now)
-            self._say("session handed over to another machine", now)
-        else:
-            self._reach.introduce(offer.addresses, now)
         return Handover(
             local=self._context.identity.public,
             peer=self.spec.public_key,
             floor=self.record.floor,
             last_used=self.record.last_used,
             addresses=self._reach.present,
-            sessions=tuple(sessions),
+            sessions=sessions,
         )
 
     def take_over(self, handover: Handover, now: float, *, move: bool) -> None:
         """Serve sessions that another machine handed over, from now on."""
-        self._stay()
-        record = self.record
-        self._store(
-            replace(
-                record,
-                floor=max(record.floor, handover.floor),
-                last_used=max(record.last_used, handover.last_used),
-                moved=False,
-            )
-        )
-        for handed in reversed(handover.sessions):
-            known = self._context.sessions.get(handed.base)
-            if known is None:
-                sent = self._reach.traffic.tx_packets
-                session = adopt(handed, self.number, self.spec.public_key, self._context, sent, now, home=move)
-                self._context.register(session)
-                self._association.adopt(session)
-            elif known.peer == self.number:  # handed over from here and back before it ended here: its counters go on
-                known.spare = range(handed.grant.first, handed.grant.end)
+        floor = max(self.record.floor, handover.floor)
+        self._store(replace(self.record, floor=floor, last_used=max(self.record.last_used, handover.last_used)))
+        self._succession.take_over(handover.sessions, self.spec.public_key, now, home=move)
         self._drop_attempt()
         self._initiation.succeed()
         idle_s = min((handed.idle_s for handed in handover.sessions), default=0.0)
@@ -183,7 +146,6 @@ class Peer:
         self._reach.remember(handover.addresses, now)
         self._reach.note_session(now)
         self._reach.greet(now)
-        self._say("session taken over from another machine", now)
 
     def close(self, now: float) -> None:
         """Say bye."""
@@ -246,7 +208,7 @@ class Peer:
 
     def answers(self, now: float) -> bool:
         """Whether a new Initiate of the peer is to be answered here; not while another machine serves it."""
-        return self._leave is None or self._leave.answers(now)
+        return self._succession.answers(now)
 
     def add_pending(self, session: Session) -> None:
         """Keep a handshake that was answered until a packet under it confirms it."""
@@ -326,8 +288,7 @@ class Peer:
         self._association.expire(now)
         if had_session and not self._association.established:
             self._say("session ended", now)
-        if self._leave is not None:
-            self._see_off(self._leave, now)
+        self._succession.handle_timer(now)
         self._handshake(now, wall_ns)
         self._reach.handle_timer(now)
 
@@ -336,12 +297,13 @@ class Peer:
         self._make_plans(now)
         self._reach.pulse.carrying = frozenset(path.path for plan in self.plans for path in plan.listed)
         # The last ones known stay in the record, however long ago that was: there may be no others to try.
-        self._store(replace(self.record, addresses=self._reach.addresses or self.record.addresses))
+        addresses = self._reach.addresses or self.record.addresses
+        self._store(replace(self.record, addresses=addresses, moved=self._succession.moved))
         return min(
             self._association.expires_at(),
             self._association.choice_at(now),
             self._handshake_at(now),
-            self._leave_at(now),
+            self._succession.due_at(now),
             self._reach.settle(now),
         )
 
@@ -401,7 +363,7 @@ class Peer:
 
     def _is_wanting(self, now: float) -> bool:
         """Whether a handshake is wanted now."""
-        if self._leave is not None:
+        if self._succession.moved:
             return False
         if not self._association.established:
             return self._has_use(now)
@@ -430,7 +392,7 @@ class Peer:
         times = []
         if self._initiation.attempt is not None:
             times.append(self._initiation.over_at())
-        if self._leave is not None:
+        if self._succession.moved:
             return min(times, default=float("inf"))
         if self._has_use(now):
             times.append(self._association.rekey_at())
@@ -492,7 +454,7 @@ class Peer:
         self._establish(session, now)
 
     def _establish(self, session: Session, now: float) -> None:
-        self._stay()
+        self._succession.stay(now)
         before = self._association.current
         session.tx_before = self._reach.traffic.tx_packets
         self._association.establish(session, now)
@@ -515,41 +477,6 @@ class Peer:
             self._reach.pulse.beat(path, now, answer_now=True)
         else:
             self._reach.pulse.challenge(path, now)
-
-    # Handing over.
-
-    def _stay(self) -> None:
-        """The peer is this machine's again."""
-        self._leave = None
-        self._reach.pulse.draining = False
-        if self.record.moved:
-            self._store(replace(self.record, moved=False))
-
-    def _see_off(self, leave: Leave, now: float) -> None:
-        """Do what is left to do for a peer that another machine took over."""
-        if leave.gone:
-            return
-        if leave.is_in_vain(self._reach.pulse.last_rx, now):
-            self._stay()
-            self.beat(now)
-            self._say("the other machine did not take over: serving it on", now, "warning")
-        elif now >= leave.quiet_at(self._reach.pulse.last_traffic) or not self._association.established:
-            self.close(now)
-            self.clear()
-            self._reach.part(now)
-            leave.gone = True
-            self._say("left to another machine", now)
-        elif addresses := leave.take(now):
-            self._reach.introduce(addresses, now)
-
-    def _leave_at(self, now: float) -> float:
-        """When :meth:`_see_off` has something to do."""
-        leave = self._leave
-        if leave is None or leave.gone:
-            return float("inf")
-        vain_at = leave.in_vain_at()
-        times = [leave.quiet_at(self._reach.pulse.last_traffic), leave.tell_at()]
-        return min([*times, vain_at] if now < vain_at else times)
 
     def _make_plans(self, now: float) -> None:
         """Let plans and shares follow from the choice of machines, paths and sessions."""

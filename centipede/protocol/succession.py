@@ -1,12 +1,127 @@
-"""Succession: a session as one machine hands it over, and as the other keeps it. docs/protocol.md "Handing over"."""
+"""Succession: which machine serves a peer: this one, or one it hands the peer's sessions to, or got them from.
+
+docs/protocol.md "Handing over". What travels is a Handover (handover.py); how the old machine leaves says leave.py.
+"""
 
 from __future__ import annotations
 
-from centipede.protocol.association import Session
+from collections.abc import Sequence
+
+from centipede.errors import HandoverError
+from centipede.protocol.association import Association, Session
 from centipede.protocol.context import Context
+from centipede.protocol.effects import Level
 from centipede.protocol.grant import Grant
 from centipede.protocol.handover import HandedSession
 from centipede.protocol.identity import PublicKey
+from centipede.protocol.leave import Leave
+from centipede.protocol.offer import Offer
+from centipede.protocol.reach import Reach
+
+
+class Succession:
+    """The succession in one peer's sessions."""
+
+    def __init__(
+        self, number: int, context: Context, association: Association, reach: Reach, now: float, *, moved: bool
+    ) -> None:
+        """``number`` is the peer's; ``moved`` if another machine took it over before this process began."""
+        self._number = number
+        self._context = context
+        self._association = association
+        self._reach = reach
+        self._leave = Leave((), context.timing, now, gone=True) if moved else None
+
+    @property
+    def moved(self) -> bool:
+        """Whether another machine serves the peer, or is about to."""
+        return self._leave is not None
+
+    def answers(self, now: float) -> bool:
+        """Whether a new Initiate of the peer is to be answered here."""
+        return self._leave is None or self._leave.answers(now)
+
+    def hand_over(self, offer: Offer, now: float, *, move: bool) -> tuple[HandedSession, ...]:
+        """The peer's sessions for another machine, with shards that are no longer ours; ``move`` begins the leave.
+
+        Raises HandoverError if there is none.
+        """
+        handed = []
+        last_traffic = self._reach.pulse.last_traffic
+        for session in self._association.established:
+            try:
+                granted = session.cut(offer.k, rest=move)
+            except ValueError:  # others may have some left, and the next rekey brings new ones
+                continue
+            handed.append(describe(session, granted, self._context, last_traffic, now))
+        if not handed:
+            why = "there is none"
+            if self._association.established:
+                why = "its shards are all granted: try again after the next rekey"
+            elif self.moved:
+                why = "it was handed over already"
+            raise HandoverError(f"no session with peer {self._reach.spec.name} can be exported; {why}")
+        if move:
+            self._leave = Leave(offer.addresses, self._context.timing, now)
+            self._association.drop_pending()  # or one that is confirmed now would be here and nowhere else
+            self._drain(True, now)
+            self._say("session handed over to another machine", now)
+        else:
+            self._reach.introduce(offer.addresses, now)
+        return tuple(handed)
+
+    def take_over(self, sessions: Sequence[HandedSession], remote: PublicKey, now: float, *, home: bool) -> None:
+        """Serve the peer (its key is ``remote``) under sessions that another machine handed over, from now on."""
+        self.stay(now)
+        for handed in reversed(sessions):
+            known = self._context.sessions.get(handed.base)
+            if known is None:
+                sent = self._reach.traffic.tx_packets
+                session = adopt(handed, self._number, remote, self._context, sent, now, home=home)
+                self._context.register(session)
+                self._association.adopt(session)
+            elif known.peer == self._number:  # handed over from here and back before it ended here: its counters go on
+                known.spare = range(handed.grant.first, handed.grant.end)
+        self._say("session taken over from another machine", now)
+
+    def stay(self, now: float) -> None:
+        """The peer is this machine's, whatever it was."""
+        if self._leave is not None:
+            self._leave = None
+            self._drain(False, now)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is left to do for a peer that another machine took over."""
+        leave = self._leave
+        if leave is None or leave.gone:
+            return
+        if leave.is_in_vain(self._reach.pulse.last_rx, now):
+            self.stay(now)
+            self._say("the other machine did not take over: serving it on", now, "warning")
+        elif now >= leave.quiet_at(self._reach.pulse.last_traffic) or not self._association.established:
+            self._reach.pulse.say_bye(now)
+            self._association.clear()
+            self._reach.part(now)
+            leave.gone = True
+            self._say("left to another machine", now)
+        elif addresses := leave.take(now):
+            self._reach.introduce(addresses, now)
+
+    def due_at(self, now: float) -> float:
+        """When :meth:`handle_timer` has something to do."""
+        leave = self._leave
+        if leave is None or leave.gone:
+            return float("inf")
+        due = min(leave.quiet_at(self._reach.pulse.last_traffic), leave.tell_at())
+        return min(due, leave.in_vain_at()) if now < leave.in_vain_at() else due
+
+    def _drain(self, draining: bool, now: float) -> None:
+        self._reach.pulse.draining = draining
+        if self._association.established:
+            self._reach.pulse.beat_usable(now)
+
+    def _say(self, text: str, now: float, level: Level = "info") -> None:
+        self._context.say(level, f"peer {self._reach.spec.label}: {text}", now)
 
 
 def describe(session: Session, grant: Grant, context: Context, last_traffic: float, now: float) -> HandedSession:

@@ -166,6 +166,49 @@ def test_it_goes_back_and_forth(forgotten: bool) -> None:
     assert max(len(session.sources) for session in world.client.engine.table.sessions) <= 51
 
 
+def test_a_handshake_under_way_does_not_keep_the_session() -> None:
+    """The client renews its session just as it is handed over: nothing but the old machine's Acknowledge is out."""
+    world = Shared.up(timing=Timing(rekey_s=40.0, rekey_jitter_s=0.0, rekey_fallback_s=50.0, reject_s=60.0))
+    world.talk(70.0)
+    answered: list[float] = []
+
+    def watch(machine: Machine, _local: Endpoint, _remote: Endpoint, data: bytes) -> None:
+        if machine is world.old and data[0] == 0x82:
+            answered.append(world.clock.now)
+
+    world.watch = watch
+    world.wait(lambda: bool(answered), 45.0)
+    world.move(world.old, world.new)
+    world.pass_s(30.0)
+    assert world.lost() == 0
+    assert world.serves(world.new)
+    assert sessions(world.old) == 0
+
+
+def test_machines_that_die_in_between_leave_a_peer_that_finds_one() -> None:
+    world = Shared.up()
+    world.talk(100.0)
+    world.pass_s(1.0)
+    world.export(world.old, world.new.node.offer(world.new.now))
+    world.old.restart(keep_record=True, bye=False)
+    world.new.restart(keep_record=True, bye=False)
+    assert world.wait(lambda: sessions(world.old) > 0, 20.0) > 9.0
+    world.pass_s(2.0)
+    assert world.serves(world.old)
+
+
+def test_the_owner_may_take_a_peer_back() -> None:
+    world = Shared.up()
+    world.talk(30.0)
+    world.move(world.old, world.new)
+    world.wait(lambda: sessions(world.old) == 0, 6.0)
+    world.old.node.seek(world.client.identity.public, world.old.now)
+    world.old.hurry()
+    world.wait(lambda: sessions(world.old) > 0, 1.0)
+    assert world.old.record is not None
+    assert not world.old.record.moved
+
+
 def test_an_export_that_is_lost_costs_shards_only() -> None:
     world = Shared.up()
     world.talk(50.0, back=world.old)
