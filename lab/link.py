@@ -12,6 +12,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -76,6 +77,8 @@ class End:
         self.up = False
         self.dark = False
         """Whether everything that arrives here is dropped unseen."""
+        self.dropped_down = 0
+        """Frames the kernel dropped because the interface was going down, was down or was coming up."""
         self._link = link
         self._routes: list[tuple[Network, Address, int]] = []
 
@@ -129,7 +132,12 @@ class End:
         """Set the interface up, with its addresses and routes, or down, which the other end sees as a lost carrier."""
 
         def change(netlink: IPRoute) -> None:
-            netlink.link("set", index=self._index(netlink), state="up" if up else "down")
+            index = self._index(netlink)
+            if self.up and not up:
+                self.dropped_down -= _dropped(netlink, index)
+            netlink.link("set", index=index, state="up" if up else "down")
+            if up and not self.up:
+                self.dropped_down += _dropped(netlink, index)
 
         self.host.netlink(change)
         self.up = up
@@ -231,6 +239,7 @@ class Link:
             self._impairments.values(), changing=plan.changing, netem=has_netem(hosts[0])
         )
         self._emulated: EmulatedLink | None = None
+        self._gone_before = 0
         try:
             self._connect(hosts)
             for end in self.ends:
@@ -273,7 +282,15 @@ class Link:
 
     def stats(self, *, restart: bool = False) -> LinkStats | None:
         """Return what the emulator of the link has done, None if there is no emulator."""
-        return None if self._emulated is None else self._emulated.stats(restart=restart)
+        if self._emulated is None:
+            return None
+        stats = self._emulated.stats(restart=restart)
+        if not all(end.up for end in self.ends):
+            return msgspec.structs.replace(stats, unread_frames=0)  # until both are up again nobody can tell them apart
+        gone = sum(end.dropped_down for end in self.ends)
+        if restart:
+            self._gone_before = gone
+        return msgspec.structs.replace(stats, unread_frames=max(0, stats.unread_frames - gone + self._gone_before))
 
     @property
     def emulator(self) -> Process | None:
@@ -311,6 +328,10 @@ class Link:
             left.host.netlink(lambda netlink: netlink.link("add", ifname=self.name, kind="veth", peer=far))
         except NetlinkError as error:
             raise LabError(f"cannot lay link {self.name}: {error}") from None
+
+
+def _dropped(netlink: IPRoute, index: int) -> int:
+    return int(netlink.get_links(index)[0].get("stats64")["tx_dropped"])
 
 
 def has_netem(host: Host) -> bool:

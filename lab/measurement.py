@@ -32,7 +32,7 @@ _SERIES_S = 0.1
 _TRANSFER_SERIES_S = 0.25
 _WARM_UP_S = 0.5
 _LONGEST_SERIES = 600
-_LATE_S = 0.1
+_LATE_S = 0.2
 """A sender that once woke up later than this made a stall of its own."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
@@ -133,6 +134,24 @@ def test_a_route_outlasts_the_only_address_of_its_network() -> None:
         assert not pings(topology, "a", "10.2.0.2")
         near.add_address(ip_interface("10.1.0.77/24"))
         assert "via 10.1.0.2" in topology.host("a").run(["ip", "route", "get", "10.2.0.2"]).stdout
+
+
+def test_frames_that_an_interface_dropped_as_it_went_down_are_no_fault_of_the_emulator() -> None:
+    slow = Impairment(delay_ms=1)
+    link = LinkPlan("one", (end("a", "10.1.0.1/24", sends=slow), end("b", "10.1.0.2/24", sends=slow)))
+    link = replace(link, backend=Backend.EMULATOR)
+    with Topology.build(Plan((HostPlan("a"), HostPlan("b")), (link,))) as topology:
+        laid = topology.link("one")
+        laid.stats(restart=True)
+        near, flood = laid.end("a"), topology.host("a").start(["ping", "-f", "-q", "10.1.0.2"])
+        for _ in range(10):
+            near.set_up(False)
+            near.set_up(True)
+            wait_until(lambda: pings(topology, "a", "10.1.0.2"), timeout_s=10, what="an answer over the link")
+        flood.stop()
+        stats = laid.stats()
+        assert stats is not None
+        assert stats.unread_frames == 0
 
 
 def test_a_dark_end_hears_nothing_and_nobody_is_told(cable: Topology) -> None:
