@@ -179,7 +179,8 @@ def _probe_panels(results: Sequence[RunResult]) -> Iterator[Panel]:
         lines = list(_lines(results, name, StreamResult, _delay))
         yield LinePanel("Longest delay one way, ms", _which(name, probe), True, lines)
     for name, probe in streams:
-        yield StripPanel("Datagrams lost", _which(name, probe), list(_strips(results, name)))
+        if strips := list(_strips(results, name)):
+            yield StripPanel("Datagrams lost", _which(name, probe), strips)
 
 
 def _which(name: str, probe: ProbeRecord) -> str:

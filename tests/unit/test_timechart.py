@@ -245,7 +245,8 @@ def test_a_contender_that_could_not_run_is_named_and_no_more(tmp_path: Path) -> 
 
 
 def test_runs_that_came_to_nothing_can_be_drawn() -> None:
-    failed = run(verdict=Verdict.FAILED, reason="it did not come up", probes={"tcp": probe(None, "tcp")})
+    broken = {"tcp": probe(None, "tcp"), "stream": probe(None, "datagrams")}
+    failed = run(verdict=Verdict.FAILED, reason="it did not come up", probes=broken)
     assert render_svg([failed]).startswith(b"<?xml")
     assert curves.verdict_words(msgspec.structs.replace(failed, verdict=Verdict.MEASURED)) == "did not run"
     with pytest.raises(LabError, match="no results"):
