@@ -49,6 +49,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["none", "initiating", "established"]
     age_s: float | None = None
     rekeys: int = 0
+    moved: bool = False
+    """Whether another machine took the peer over, or is about to."""
 
 
 class Handshake(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,7 +131,12 @@ def picture(status: PeerStatus, *, copies: int | None, endpoints: list[str], unr
     return Peer(
         name=status.name,
         public_key=status.public_key.text,
-        session=Session(state=status.session.state, age_s=status.session.age_s, rekeys=status.session.rekeys),
+        session=Session(
+            state=status.session.state,
+            age_s=status.session.age_s,
+            rekeys=status.session.rekeys,
+            moved=status.session.moved,
+        ),
         handshake=_picture_handshake(status.handshake),
         endpoints=endpoints,
         unresolved=unresolved,
@@ -257,9 +264,10 @@ def _silence(peer: Peer) -> tuple[float, str]:
 
 def _session(session: Session) -> str:
     if session.state != "established" or session.age_s is None:
-        return session.state
+        return f"{session.state}, another machine serves the peer" if session.moved else session.state
     rekeys = f", {_count(session.rekeys, 'rekey')}" if session.rekeys else ""
-    return f"established {ago(session.age_s)}{rekeys}"
+    moved = ", handed over to another machine" if session.moved else ""
+    return f"established {ago(session.age_s)}{rekeys}{moved}"
 
 
 def _handshake(handshake: Handshake | None) -> str:

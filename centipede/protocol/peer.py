@@ -316,7 +316,7 @@ class Peer:
         return PeerStatus(
             public_key=self.spec.public_key,
             name=self.spec.name,
-            session=SessionStatus(state, now - shown.born if shown else None, self._rekeys),
+            session=SessionStatus(state, now - shown.born if shown else None, self._rekeys, self._succession.moved),
             handshake=self._handshake_status(now) if trying or self._association.pending else None,
             allowed_ips=self.spec.allowed_ips,
             scheduler=self.spec.scheduler,

@@ -59,6 +59,8 @@ class SessionStatus:
     age_s: float | None
     rekeys: int
     """Sessions that followed another one since the peer was added."""
+    moved: bool = False
+    """Whether another machine took the peer over, or is about to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -304,3 +304,5 @@ def test_timestamps_go_along() -> None:
     assert world.new.record is not None
     assert world.new.record.floor == world.old.record.floor > 0
     assert (world.old.record.moved, world.new.record.moved) == (True, False)
+    moved = [machine.node.status(machine.now).peers[0].session.moved for machine in (world.old, world.new)]
+    assert moved == [True, False]

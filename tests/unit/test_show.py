@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from typing import Literal
 
 import click
 import msgspec
@@ -200,13 +201,13 @@ def test_the_schema_has_the_keys_of_version_1() -> None:
             "paths",
         }
     )  # fmt: skip
-    assert laptop["session"] == {"state": "established", "age_s": 63.0, "rekeys": 1}
+    assert laptop["session"] == {"state": "established", "age_s": 63.0, "rekeys": 1, "moved": False}
     assert laptop["copies"] == "all"
     assert laptop["members"] == [
         {"shard": 4, "weight": 255, "share": 0.75},
         {"shard": 8, "weight": 85, "share": 0.25},
     ]
-    assert phone["session"] == {"state": "initiating", "age_s": None, "rekeys": 0}
+    assert phone["session"] == {"state": "initiating", "age_s": None, "rekeys": 0, "moved": False}
     assert phone["copies"] is None
     assert laptop["paths"][0] == {
         "local": "192.0.2.10:51820",
@@ -254,3 +255,14 @@ def test_durations(seconds: float, text: str) -> None:
 )
 def test_sizes(count: int, text: str) -> None:
     assert show.size(count) == text
+
+
+def test_a_peer_that_another_machine_serves() -> None:
+    def said(state: Literal["none", "established"], age_s: float | None) -> str:
+        session = show.Session(state=state, age_s=age_s, moved=True)
+        peer = msgspec.structs.replace(PEERS[1], session=session)
+        text = show.render([msgspec.structs.replace(INTERFACE, peers=[peer])], str)
+        return next(line.strip() for line in text.splitlines() if "session:" in line)
+
+    assert said("none", None) == "session: none, another machine serves the peer"
+    assert said("established", 63.0) == "session: established 1 minute, 3 seconds ago, handed over to another machine"
