@@ -138,7 +138,7 @@ class TunnelModel(_Model, frozen=True):
     txqueuelen: int = 5000
     ip_version: Literal[4, 6] = 4
     """IP version outside."""
-    scheduler: Literal["redundant", "fastest"] = "redundant"
+    scheduler: Literal["adaptive", "redundant", "fastest", "aggregate"] = "redundant"
     copies: int | Literal["all"] = 2
     heartbeat_s: float | None = None
     keepalive_s: int | None = None

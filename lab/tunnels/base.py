@@ -74,7 +74,7 @@ class TunnelOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Packets that may wait in the interface of a contender."""
     keepalive_s: int | None = None
     """Seconds between keepalives towards the other end; None sends none that the tunnel does not send by itself."""
-    scheduler: Literal["redundant", "fastest"] = "fastest"
+    scheduler: Literal["adaptive", "redundant", "fastest", "aggregate"] = "fastest"
     copies: int | Literal["all"] = 2
     heartbeat_s: float | None = None
     workers: int | None = None

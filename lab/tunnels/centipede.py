@@ -1,8 +1,8 @@
 """Centipede itself: one daemon at each end, with either engine.
 
 Each end gets new keys, a configuration file and directories of its own below the host's directory; readiness is what
-the daemon tells its service manager (sd_notify). The tunnel is up when traffic flows and, with copies, when there are
-as many paths as copies: a tunnel that still sends one would be measured as something it is not.
+the daemon tells its service manager (sd_notify). The tunnel is up when traffic flows and, with a scheduler that
+uses several paths, when it has them: a tunnel that still sends on one would be measured as something it is not.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Centipede(Tunnel):
                     write_configuration(member, configuration(own, member, remote, silent, self.engine, options))
             self._start(left, *left.members, right, *right.members)
             wait_for_traffic(self, left, right, options.ready_timeout_s)
-            if options.scheduler == "redundant" and len(left.outer) > 1:
+            if options.scheduler != "fastest" and len(left.outer) > 1:
                 self._wait_for_paths(left, right, options)
         except BaseException as error:
             self._give_up(error)
@@ -187,7 +187,7 @@ class Centipede(Tunnel):
 
     def _wait_for_paths(self, left: TunnelEnd, right: TunnelEnd, options: TunnelOptions) -> None:
         links = len(left.outer)
-        wanted = links if options.copies == "all" else min(options.copies, links)
+        wanted = links if options.copies == "all" or options.scheduler == "aggregate" else min(options.copies, links)
         for end in (left, right):
             wait_until(
                 _enough_paths(lambda end=end: self.state(end), wanted),  # type: ignore[misc]
