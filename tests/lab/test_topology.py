@@ -127,6 +127,19 @@ def test_the_second_best_route_takes_over_when_its_link_goes_down() -> None:
         assert "dev near" in topology.host("a").run(ask).stdout
 
 
+def test_a_route_is_led_through_another_neighbour() -> None:
+    with Topology.build(ROUTED) as topology:
+        topology.reroute("a", ip_network("10.2.0.0/24"), "c")
+        shown = topology.host("a").run(["ip", "route", "show", "10.2.0.0/24"]).stdout
+        assert shown.split()[:3] == ["10.2.0.0/24", "via", "10.1.0.3"]
+        assert shown.count("\n") == 1
+        topology.link("a-s").end("a").set_up(False)
+        topology.link("a-s").end("a").set_up(True)
+        assert "via 10.1.0.3" in topology.host("a").run(["ip", "route", "show", "10.2.0.0/24"]).stdout
+        with pytest.raises(LabError, match="b is no neighbour of a"):
+            topology.reroute("a", ip_network("10.2.0.0/24"), "b")
+
+
 def test_a_route_outlasts_the_only_address_of_its_network() -> None:
     with Topology.build(ROUTED) as topology:
         near = topology.link("a-s").end("a")
