@@ -67,7 +67,9 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """One of the machines that share a peer's identity, as this end sees it."""
 
     shard: int
-    """The first of its shards, and so the name by which its paths are known."""
+    """The first of its shards."""
+    remotes: list[str] = []
+    """Its addresses, as far as usable."""
     weight: int
     """What it asks for, 0..255."""
     share: float
@@ -148,7 +150,15 @@ def picture(status: PeerStatus, *, copies: int | None, endpoints: list[str], unr
         rx_packets=status.rx_packets,
         tx_packets=status.tx_packets,
         duplicates=status.duplicates,
-        members=[Member(shard=member.run.first, weight=member.weight, share=member.share) for member in status.members],
+        members=[
+            Member(
+                shard=member.run.first,
+                remotes=[str(remote) for remote in member.remotes],
+                weight=member.weight,
+                share=member.share,
+            )
+            for member in status.members
+        ],
         paths=[
             Path(
                 local=str(path.local),
@@ -254,7 +264,9 @@ def _members(members: list[Member]) -> str:
     """How the flows are shared, where there is more than one machine."""
     if len(members) < 2:
         return ""
-    return ", ".join(f"shard {member.shard} {member.share:.0%} of the flows" for member in members)
+    return ", ".join(
+        f"{' and '.join(member.remotes)} (shard {member.shard}) {member.share:.0%} of the flows" for member in members
+    )
 
 
 def _silence(peer: Peer) -> tuple[float, str]:

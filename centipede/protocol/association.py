@@ -25,6 +25,8 @@ from centipede.protocol.timing import Timing
 from centipede.protocol.window import SMALLEST_WINDOW, Verdict, Window
 
 ESTABLISHED_SLOTS = 3
+MOST_ESTABLISHED = 16
+"""With several machines at the other end: one for each address that the peer may have."""
 PENDING_SLOTS = 4
 MOST_SOURCES = 256
 """Source shards a session accepts."""
@@ -165,7 +167,11 @@ class Session:
 
 
 class Association:
-    """The slots of one peer: three established sessions and four pending ones."""
+    """The slots of one peer: four pending sessions, and three established ones.
+
+    There are more of the latter while data goes to several of the peer's machines under different sessions: each keeps
+    its own.
+    """
 
     def __init__(self, timing: Timing, forget: Callable[[Session], None]) -> None:
         """``forget`` is told of each session that ends."""
@@ -200,8 +206,7 @@ class Association:
         assert session.established is not None
         place = sum(_established(other) > session.established for other in self.established)
         self.established.insert(place, session)
-        if len(self.established) > ESTABLISHED_SLOTS:
-            self._erase(self.established[-1])
+        self._make_room()
 
     def establish(self, session: Session, now: float) -> None:
         """Put a confirmed session in its place: the newest, unless one that came just before wins the tie.
@@ -219,9 +224,7 @@ class Association:
         session.established = now
         session.message = b""
         self.established.insert(place, session)
-        if len(self.established) > ESTABLISHED_SLOTS:
-            unused = (one for one in reversed(self.established) if one not in self.sending)
-            self._erase(next(unused, self.established[-1]))
+        self._make_room()
 
     def is_tie(self, session: Session, now: float) -> bool:
         """Whether a session established now is so close to this one that their order decides."""
@@ -240,10 +243,15 @@ class Association:
             or self.current
         )
 
+    def lasts(self, session: Session, paths: Collection[int], now: float) -> bool:
+        """Whether a machine, to which these paths lead, has the session and will have it for a while."""
+        return not session.heard.isdisjoint(paths) and now < self._fades_at(session)
+
     def choice_at(self, now: float) -> float:
-        """When :meth:`choose` may answer otherwise for no other reason than time."""
-        ripe = (_established(one) + self._timing.heard_s for one in self.established)
-        return min((at for at in ripe if at > now), default=float("inf"))
+        """When :meth:`choose` or :meth:`lasts` may answer otherwise for no other reason than time."""
+        times = [_established(one) + self._timing.heard_s for one in self.established]
+        times += [self._fades_at(one) for one in self.sending]
+        return min((at for at in times if at > now), default=float("inf"))
 
     def speaking(self, now: float) -> list[Session]:
         """The sessions heartbeats go under, newest first.
@@ -259,6 +267,10 @@ class Association:
             speaking.append(self.established[1])
         speaking += [session for session in self.established if session in self.sending and session not in speaking]
         return speaking
+
+    def known_on(self, path: int) -> Session | None:
+        """The newest session that was heard on a path (its number); the current one if none was."""
+        return next((one for one in self.established if path in one.heard), self.current)
 
     def rekey_at(self) -> float:
         """When the next handshake is due by age or use; infinite without a session."""
@@ -295,6 +307,17 @@ class Association:
     def _is_ripe(self, session: Session, usable: set[int], now: float) -> bool:
         heard = session.heard & usable
         return heard == usable or (bool(heard) and now >= _established(session) + self._timing.heard_s)
+
+    def _fades_at(self, session: Session) -> float:
+        """When it is too near its end to send under if there is a choice: the two ends do not end it at one moment."""
+        return session.born + self._timing.reject_s - self._timing.overlap_s
+
+    def _make_room(self) -> None:
+        """End the oldest session that is not in use, if there are too many."""
+        slots = ESTABLISHED_SLOTS + max(0, len(self.sending) - 1)
+        if len(self.established) > min(slots, MOST_ESTABLISHED):
+            unused = (one for one in reversed(self.established) if one not in self.sending)
+            self._erase(next(unused, self.established[-1]))
 
     def _erase(self, session: Session) -> None:
         self.established.remove(session)

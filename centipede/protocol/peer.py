@@ -23,15 +23,15 @@ from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handover import Handover
 from centipede.protocol.handshake import Attempt, Finished
 from centipede.protocol.initiation import Initiation
+from centipede.protocol.members import Members
 from centipede.protocol.offer import Offer
 from centipede.protocol.path import Path
 from centipede.protocol.reach import Reach
 from centipede.protocol.session import Header
-from centipede.protocol.shares import allot
 from centipede.protocol.spec import PeerRecord, PeerSpec
-from centipede.protocol.status import HandshakeStatus, MemberStatus, PeerStatus, SessionState, SessionStatus
+from centipede.protocol.status import HandshakeStatus, PeerStatus, SessionState, SessionStatus
 from centipede.protocol.succession import Succession
-from centipede.protocol.table import BUCKETS, Datagram, ReceiveSession, Run, SendPlan, TablePeer
+from centipede.protocol.table import Datagram, ReceiveSession, Run, TablePeer
 from centipede.protocol.wire import Addresses, Heartbeat, Observed, Parted, UnknownControl, decode_control
 
 _LARGEST_TIMESTAMP = 2**64 - 1
@@ -44,11 +44,7 @@ class Peer:
         """Raises ValueError for a scheduler that does not exist."""
         self.number = number
         self.record = record or PeerRecord(spec.public_key)
-        self.plans: tuple[SendPlan, ...] = ()
-        """As of the last ``settle``: one for each of the peer's machines that data goes to."""
-        self._members: list[tuple[Run, int]] = []
-        """The machines of the plans, with their weights."""
-        self._shares: tuple[int, ...] = ()
+        self._members = Members()
         self._context = context
         self._timing = context.timing
         self._association = Association(context.timing, context.forget)
@@ -71,7 +67,7 @@ class Peer:
     @property
     def table_peer(self) -> TablePeer:
         """What the engine must know of the peer."""
-        return TablePeer(self.number, self.plans, self._reach.table_paths, self._shares)
+        return TablePeer(self.number, self._members.plans, self._reach.table_paths, self._members.shares)
 
     @property
     def table_sessions(self) -> tuple[ReceiveSession, ...]:
@@ -294,8 +290,8 @@ class Peer:
 
     def settle(self, now: float) -> float:
         """Let plan, record and rhythm follow from the state; returns when ``handle_timer`` is due."""
-        self._make_plans(now)
-        self._reach.pulse.carrying = frozenset(path.path for plan in self.plans for path in plan.listed)
+        self._members.settle(self._reach.choose(), self._association, now)
+        self._reach.pulse.carrying = self._members.carrying
         # The last ones known stay in the record, however long ago that was: there may be no others to try.
         addresses = self._reach.addresses or self.record.addresses
         self._store(replace(self.record, addresses=addresses, moved=self._succession.moved))
@@ -325,14 +321,8 @@ class Peer:
             rx_packets=traffic.rx_packets,
             tx_packets=traffic.tx_packets,
             duplicates=traffic.rx_copies,
-            members=self._member_status(),
+            members=self._members.status(),
             paths=self._reach.status(now),
-        )
-
-    def _member_status(self) -> tuple[MemberStatus, ...]:
-        return tuple(
-            MemberStatus(run, weight, self._shares.count(index) / BUCKETS if self._shares else 1.0)
-            for index, (run, weight) in enumerate(self._members)
         )
 
     def _handshake_status(self, now: float) -> HandshakeStatus:
@@ -477,33 +467,6 @@ class Peer:
             self._reach.pulse.beat(path, now, answer_now=True)
         else:
             self._reach.pulse.challenge(path, now)
-
-    def _make_plans(self, now: float) -> None:
-        """Let plans and shares follow from the choice of machines, paths and sessions."""
-        plans, members, sending = [], [], []
-        for choice in self._reach.choose():
-            session = self._association.choose(choice.usable, now)
-            if session is None:
-                continue
-            run = choice.runs.get(session.number, session.run)
-            sending.append(session)
-            members.append((run, choice.weight))
-            plans.append(
-                SendPlan(
-                    session=session.number,
-                    base=session.peer_base,
-                    key=session.keys.tx_data,
-                    run=run,
-                    paths=choice.selection.paths,
-                    copies=choice.selection.copies,
-                    urgent=choice.selection.urgent,
-                )
-            )
-        self._association.sending = tuple(sending)
-        self.plans = tuple(plans)
-        if members != self._members:
-            self._members = members
-            self._shares = allot(members)
 
     def _admit(self, local: Endpoint, remote: Endpoint, now: float) -> Path:
         path = self._reach.admit(local, remote, now)

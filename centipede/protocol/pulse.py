@@ -115,7 +115,9 @@ class Pulse:
 
     def probe(self, path: Path, size_bytes: int, now: float) -> None:
         """Send a heartbeat of this UDP payload that may not be fragmented. The next ordinary one stays planned."""
-        (session, *_) = self._association.speaking(now)
+        session = self._association.known_on(path.number)
+        if session is None:
+            return
         next_in_s = min(self._interval_s(path, now), self._limit_s())
         shard = path.runs[session.number].first if session.number in path.runs else ANY_SHARD
         beat = path.compose(
@@ -173,8 +175,10 @@ class Pulse:
                 path.next_beat = min(path.next_beat, now)
 
     def tell(self, path: Path, message: Addresses | Observed | Parted, now: float) -> None:
-        """Send a message that is no heartbeat, under the current session."""
-        (session, *_) = self._association.speaking(now)
+        """Send a message that is no heartbeat, under the newest session that its machine is known to have."""
+        session = self._association.known_on(path.number)
+        if session is None:
+            return
         shard = path.runs[session.number].first if session.number in path.runs else ANY_SHARD
         datagram = session.seal_control(message.encode(), source=session.own.first, shard=shard)
         if datagram is not None:

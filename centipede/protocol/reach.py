@@ -8,8 +8,8 @@ association's; here they only lend their keys to heartbeats.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from centipede.protocol.account import Account, Use
 from centipede.protocol.announcement import Announcement
@@ -33,6 +33,11 @@ from centipede.protocol.wire import MOST_PARTED, Addresses, Heartbeat, Observed,
 class Choice:
     """How data goes to one of the peer's machines: its shards, the paths to it, and all usable paths to it."""
 
+    name: str
+    """What its share of the flows hangs on: the same as long as one of its paths stays, and not from its shards, which
+    it has others of under the next session."""
+    remotes: tuple[Endpoint, ...]
+    """Its addresses, as far as usable."""
     runs: Mapping[int, Run]
     """By session number."""
     selection: Selection
@@ -45,6 +50,7 @@ class Choice:
 class _Member:
     """One of the peer's machines, known by the paths (their numbers) that lead to it."""
 
+    name: str
     paths: frozenset[int]
     scheduler: Scheduler
 
@@ -304,11 +310,16 @@ class Reach:
         known = next((machine for machine in before if machine.paths & numbers), None)
         if known is not None:
             before.remove(known)
-        machine = _Member(numbers, known.scheduler if known else create(self.spec.scheduler, self.spec.copies))
+            machine = replace(known, paths=numbers)
+        else:
+            name = _name(paths, {machine.name for machine in (*before, *self._members)})
+            machine = _Member(name, numbers, create(self.spec.scheduler, self.spec.copies))
         self._members.append(machine)
         selection = machine.scheduler.choose([self._candidate(path) for path in paths])
         weight = max(0 if path.shunned else path.weight for path in paths)
-        return Choice(dict(paths[0].runs), selection, numbers, weight)
+        runs = {session: run for path in paths for session, run in path.runs.items()}
+        remotes = tuple(sorted({path.remote for path in paths}))
+        return Choice(machine.name, remotes, runs, selection, numbers, weight)
 
     def status(self, now: float) -> tuple[PathStatus, ...]:
         """A picture of the paths for ``show``."""
@@ -378,6 +389,14 @@ class Reach:
         if before is not PathState.NEW or path.usable:
             self._paths.remember(path.remote, now)
         self._paths.refresh(now)
+
+
+def _name(paths: Sequence[Path], taken: Collection[str]) -> str:
+    """A name for a machine that is not taken: its least address, so that most often it gets the same again."""
+    address = str(min(path.remote for path in paths))
+    if address not in taken:
+        return address
+    return next(name for number in range(2, len(taken) + 3) if (name := f"{address} {number}") not in taken)
 
 
 def _by_machine(paths: Sequence[Path]) -> list[list[Path]]:

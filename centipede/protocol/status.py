@@ -82,6 +82,9 @@ class MemberStatus:
     """One of the machines that share a peer's identity, as this end sees it."""
 
     run: Run
+    """Its shards under the session it is sent to under."""
+    remotes: tuple[Endpoint, ...]
+    """Its addresses, as far as usable."""
     weight: int
     """What it asks for, 0..255."""
     share: float

@@ -115,16 +115,24 @@ def test_weights_are_followed() -> None:
 
 @pytest.mark.parametrize("dies", [False, True])
 def test_a_rekey_with_the_home_alive_or_dead(dies: bool) -> None:
-    """Whoever renews the session, the others serve on under the one before until that ends."""
-    world = Three.joined(timing=Timing(rekey_s=40.0, rekey_fallback_s=45.0, reject_s=60.0))
-    world.talk(55.0)
+    """Whoever renews the session, the others serve on under the one before, and renew it for themselves in time."""
+    world = Three.joined(timing=Timing(rekey_s=20.0, rekey_fallback_s=25.0, reject_s=40.0))
+    world.talk(62.0)
     world.wait(lambda: len(world.member_status()) == 3, 2.0)
     world.pass_s(10.0)
     if dies:
         world.old.stop()
         world.pass_s(1.0)
     began = world.clock.now
-    world.pass_s(45.0)
+    shares = {machine.remotes: machine.share for machine in world.member_status()}
+    while world.clock.now < began + 49.0:
+        world.pass_s(0.5)
+        assert {machine.remotes: machine.share for machine in world.member_status()} == shares, "flows moved"
+        paths = world.client.node.status(world.client.now).peers[0].paths
+        assert min(path.mtu for path in paths if path.state == "usable") >= 1452, (
+            "probed under a session that the machine does not have"
+        )
+    assert world.client.node.status(world.client.now).peers[0].session.rekeys >= 3
     missing = [
         at for key, at in world.sent.items() if began <= at <= world.clock.now - 0.5 and key not in world.received
     ]

@@ -8,6 +8,7 @@ import pytest
 
 from centipede.protocol.association import (
     ESTABLISHED_SLOTS,
+    MOST_ESTABLISHED,
     MOST_SOURCES,
     PENDING_SLOTS,
     Association,
@@ -111,6 +112,48 @@ def test_three_slots_and_the_one_that_sends_keeps_its_own() -> None:
         assert bench.choose({1}, 10.0 * step) is first
     assert bench.order == [6, 5, 1]
     assert bench.ended == [2, 3, 4]
+
+
+def test_each_of_several_machines_keeps_the_session_it_is_sent_to_under() -> None:
+    bench = Bench()
+    used = tuple(bench.establish(10 + step, 10.0 * step) for step in range(3))
+    bench.association.sending = used
+    for step in range(3, 7):
+        bench.establish(10 + step, 10.0 * step)
+    assert bench.order == [7, 6, 3, 2, 1]
+    assert bench.ended == [4, 5]
+
+
+def test_the_sessions_of_many_machines_are_bounded() -> None:
+    bench = Bench()
+    for step in range(3 * MOST_ESTABLISHED):
+        bench.establish(10 + step, 10.0 * step)
+        bench.association.sending = tuple(bench.association.established)
+    assert len(bench.order) == MOST_ESTABLISHED
+
+
+def test_a_session_near_its_end_does_not_last_and_the_time_is_told() -> None:
+    bench = Bench()
+    timing = Timing()
+    session = bench.establish(10, 0.0)
+    session.heard.add(1)
+    bench.association.sending = (session,)
+    assert bench.association.lasts(session, {1, 2}, 100.0)
+    assert not bench.association.lasts(session, {2}, 100.0), "its machine may not have it"
+    fades_at = bench.association.choice_at(100.0)
+    assert fades_at == session.born + timing.reject_s - timing.overlap_s
+    assert not bench.association.lasts(session, {1}, fades_at)
+
+
+def test_what_is_said_on_a_path_goes_under_the_newest_session_heard_there() -> None:
+    bench = Bench()
+    assert bench.association.known_on(1) is None
+    old, new = bench.establish(10, 0.0), bench.establish(20, 100.0)
+    assert bench.association.known_on(1) is new
+    old.heard.add(1)
+    assert bench.association.known_on(1) is old
+    new.heard.add(1)
+    assert bench.association.known_on(1) is new
 
 
 def test_pending_ones_are_four_and_live_ten_seconds() -> None:

@@ -93,7 +93,10 @@ PEERS = [
             rx_packets=2200,
             tx_packets=12,
             duplicates=1100,
-            members=(MemberStatus(Run(4, 2), 255, 0.75), MemberStatus(Run(8), 85, 0.25)),
+            members=(
+                MemberStatus(Run(4, 2), (Endpoint("198.51.100.7", 4000), Endpoint("2001:db8::7", 4000)), 255, 0.75),
+                MemberStatus(Run(8), (Endpoint("198.51.100.8", 4000),), 85, 0.25),
+            ),
             paths=(PATH, LOST),
         ),
         copies=None,
@@ -136,7 +139,8 @@ peer: laptop
   session: established 1 minute, 3 seconds ago, 1 rekey
   transfer: 3.00 MiB received, 1.50 KiB sent, 1100 duplicates received
   scheduler: redundant, all paths
-  members: shard 4 75% of the flows, shard 8 25% of the flows
+  members: 198.51.100.7:4000 and [2001:db8::7]:4000 (shard 4) 75% of the flows, \
+198.51.100.8:4000 (shard 8) 25% of the flows
   path: 192.0.2.10:51820 - [2001:db8::7]:4000: usable (carries data), rtt 12.3 ms, jitter 0.5 ms, loss 1.2 %, \
 mtu 1452, 3.00 MiB received, 1.50 KiB sent, 62 % of what is sent, heard just now
   path: 198.51.100.1:51820 - 198.51.100.7:51820: lost (nothing was heard for too long), mtu 1452, never heard
@@ -204,8 +208,8 @@ def test_the_schema_has_the_keys_of_version_1() -> None:
     assert laptop["session"] == {"state": "established", "age_s": 63.0, "rekeys": 1, "moved": False}
     assert laptop["copies"] == "all"
     assert laptop["members"] == [
-        {"shard": 4, "weight": 255, "share": 0.75},
-        {"shard": 8, "weight": 85, "share": 0.25},
+        {"shard": 4, "remotes": ["198.51.100.7:4000", "[2001:db8::7]:4000"], "weight": 255, "share": 0.75},
+        {"shard": 8, "remotes": ["198.51.100.8:4000"], "weight": 85, "share": 0.25},
     ]
     assert phone["session"] == {"state": "initiating", "age_s": None, "rekeys": 0, "moved": False}
     assert phone["copies"] is None
