@@ -37,7 +37,7 @@ from centipede.protocol.wire import ADDRESS_BYTES, MOST_ADDRESSES, decode_addres
 
 SESSION_BYTES = 184
 MOST_SESSIONS = 3
-"""Established sessions that one peer has."""
+"""Established sessions that a peer with one machine has."""
 ROLE_RESPONDER, ROLE_INITIATOR = 0, 1
 _ESTABLISHED = 1
 

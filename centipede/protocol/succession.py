@@ -12,7 +12,7 @@ from centipede.protocol.association import Association, Session
 from centipede.protocol.context import Context
 from centipede.protocol.effects import Level
 from centipede.protocol.grant import Grant
-from centipede.protocol.handover import HandedSession
+from centipede.protocol.handover import MOST_SESSIONS, HandedSession
 from centipede.protocol.identity import PublicKey
 from centipede.protocol.leave import Leave
 from centipede.protocol.offer import Offer
@@ -46,9 +46,11 @@ class Succession:
 
         Raises HandoverError if there is none.
         """
-        handed = []
+        handed: list[HandedSession] = []
         last_traffic = self._reach.pulse.last_traffic
         for session in self._association.established:
+            if len(handed) == MOST_SESSIONS:  # a peer with many machines may have more
+                break
             try:
                 granted = session.cut(offer.k, rest=move)
             except ValueError:  # others may have some left, and the next rekey brings new ones

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from centipede.protocol.endpoint import Endpoint
-from centipede.protocol.node import PeerSpec
+from centipede.protocol.handover import MOST_SESSIONS
+from centipede.protocol.node import Node, PeerSpec
 from centipede.protocol.status import MemberStatus
+from centipede.protocol.table import Run
 from centipede.protocol.timing import Timing
 from lab.world_model import PORT, Machine, Uplink
 from tests.unit.test_node_migration import Shared
@@ -44,6 +46,11 @@ class Three(Shared):
         """The machines that the client sends to."""
         hosts = {path.remote.host for plan in self.client.engine.table.peers[0].plans for path in plan.paths}
         return {machine.name for machine in self.servers if machine.uplinks[0].local.host in hosts}
+
+    def export_from_client(self) -> bytes:
+        other = Node(self.client.identity, run=Run(0), timing=self.timing, random=self.dice.randbytes)
+        offer = other.offer(self.client.now)
+        return self.client.node.export(self.old.identity.public, offer, self.client.now, move=False)
 
     def received_by(self, machine: Machine) -> int:
         return sum(path.rx_packets for path in machine.engine.counters().paths.values())
@@ -125,14 +132,18 @@ def test_a_rekey_with_the_home_alive_or_dead(dies: bool) -> None:
         world.pass_s(1.0)
     began = world.clock.now
     shares = {machine.remotes: machine.share for machine in world.member_status()}
+    exported = False
     while world.clock.now < began + 49.0:
         world.pass_s(0.5)
+        if not exported and len(world.client.engine.table.sessions) > MOST_SESSIONS:
+            exported = bool(world.export_from_client())
         assert {machine.remotes: machine.share for machine in world.member_status()} == shares, "flows moved"
         paths = world.client.node.status(world.client.now).peers[0].paths
         assert min(path.mtu for path in paths if path.state == "usable") >= 1452, (
             "probed under a session that the machine does not have"
         )
     assert world.client.node.status(world.client.now).peers[0].session.rekeys >= 3
+    assert exported, "more sessions than an export holds"
     missing = [
         at for key, at in world.sent.items() if began <= at <= world.clock.now - 0.5 and key not in world.received
     ]
