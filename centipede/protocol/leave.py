@@ -35,6 +35,8 @@ class Leave:
         self._tell_at = now
         self._asked_from = float("-inf")
         self._asked_last = float("-inf")
+        self._timestamp = -1
+        """The greatest of those Initiates."""
         self.gone = gone
 
     def quiet_at(self, last_traffic: float) -> float:
@@ -58,9 +60,11 @@ class Leave:
     def tell_at(self) -> float:
         return self._tell_at
 
-    def answers(self, now: float) -> bool:
-        """Whether an authentic new Initiate is to be answered, because nobody else does."""
-        if now > self._asked_last + _LULL_ATTEMPTS * self._timing.attempt_s:
-            self._asked_from = now
-        self._asked_last = now
-        return now >= self._asked_from + _PATIENCE_ATTEMPTS * self._timing.attempt_s
+    def answers(self, timestamp: int, now: float) -> bool:
+        """Whether an authentic Initiate is to be answered, because nobody else does. Replayed ones do not count."""
+        if timestamp > self._timestamp:
+            if now > self._asked_last + _LULL_ATTEMPTS * self._timing.attempt_s:
+                self._asked_from = now
+            self._asked_last = now
+            self._timestamp = timestamp
+        return timestamp == self._timestamp and now >= self._asked_from + _PATIENCE_ATTEMPTS * self._timing.attempt_s

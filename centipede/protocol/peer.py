@@ -202,9 +202,9 @@ class Peer:
             message = self._initiation.message_on(event.local, event.remote, now)
             self._context.send(event.local, event.remote, message)
 
-    def answers(self, now: float) -> bool:
+    def answers(self, timestamp: int, now: float) -> bool:
         """Whether a new Initiate of the peer is to be answered here; not while another machine serves it."""
-        return self._succession.answers(now)
+        return self._succession.answers(timestamp, now)
 
     def add_pending(self, session: Session) -> None:
         """Keep a handshake that was answered until a packet under it confirms it."""

@@ -97,7 +97,7 @@ class Responder:
             peer.note_refusal(refused.reason)
             raise
         self._check_remote(peer, remote)
-        if not peer.answers(now):
+        if not peer.answers(initiate.timestamp, now):
             raise Refused(DropReason.PEER_MOVED)
         return peer
 

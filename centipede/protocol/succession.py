@@ -37,9 +37,9 @@ class Succession:
         """Whether another machine serves the peer, or is about to."""
         return self._leave is not None
 
-    def answers(self, now: float) -> bool:
-        """Whether a new Initiate of the peer is to be answered here."""
-        return self._leave is None or self._leave.answers(now)
+    def answers(self, timestamp: int, now: float) -> bool:
+        """Whether an Initiate of the peer is to be answered here."""
+        return self._leave is None or self._leave.answers(timestamp, now)
 
     def hand_over(self, offer: Offer, now: float, *, move: bool) -> tuple[HandedSession, ...]:
         """The peer's sessions for another machine, with shards that are no longer ours; ``move`` begins the leave.

@@ -185,6 +185,28 @@ def test_a_handshake_under_way_does_not_keep_the_session() -> None:
     assert sessions(world.old) == 0
 
 
+def test_initiates_that_are_replayed_do_not_make_the_old_machine_answer() -> None:
+    world = Shared.up(timing=Timing(rekey_s=40.0, rekey_jitter_s=0.0, rekey_fallback_s=50.0, reject_s=60.0))
+    world.talk(100.0)
+    world.move(world.old, world.new)
+    captured: list[tuple[Endpoint, Endpoint, bytes]] = []
+
+    def watch(machine: Machine, local: Endpoint, remote: Endpoint, data: bytes) -> None:
+        if machine is world.client and data[0] == 0x81 and remote == world.old.uplinks[0].local:
+            captured.append((Endpoint("192.0.1.1", 20000), remote, data))
+
+    world.watch = watch
+    world.wait(lambda: bool(captured), 45.0)
+    source, remote, initiate = captured[0]
+    for _ in range(44):
+        world.pass_s(1.0)
+        world.inject(source, remote, initiate, world.old.uplinks[0].up)
+    world.pass_s(5.0)
+    assert world.lost() == 0
+    assert world.serves(world.new)
+    assert {session.pending for session in world.old.engine.table.sessions} <= {True}
+
+
 def test_machines_that_die_in_between_leave_a_peer_that_finds_one() -> None:
     world = Shared.up()
     world.talk(100.0)
