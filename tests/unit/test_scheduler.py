@@ -98,6 +98,17 @@ def test_fastest_weighs(worse: dict[str, float | None], reason: str) -> None:
     assert chosen(create("fastest", None), [first, second]) == [2], reason
 
 
+def test_a_path_that_does_not_answer_meanwhile_takes_nothing_over() -> None:
+    scheduler = create("fastest", None)
+    used = candidate(1, rtt_ms=50, local=1, remote=1)
+    spare = candidate(2, rtt_ms=100, local=2, remote=1, beats=40)
+    assert chosen(scheduler, [used, spare]) == [1]
+    spare = replace(spare, rtt_s=0.020)  # measured a moment before it went dead
+    for beat in range(1, 20):
+        assert chosen(scheduler, [replace(used, beats=beat), spare]) == [1]
+    assert chosen(scheduler, [replace(used, beats=20), replace(spare, beats=41)]) == [2]
+
+
 def test_fastest_switches_when_a_fifth_better_for_three_beats() -> None:
     scheduler = create("fastest", None)
     slow, quick = candidate(1, rtt_ms=50, local=1, remote=1), candidate(2, rtt_ms=100, local=2, remote=2)
