@@ -31,10 +31,7 @@ from centipede.protocol.table import (
     TablePath,
 )
 from centipede.protocol.window import Verdict, Window
-
-
-class InvariantError(AssertionError):
-    """The protocol broke a promise. The text says which."""
+from lab.promises import InvariantError
 
 
 class EngineModel:

@@ -1,14 +1,15 @@
 """Simulated storms between two nodes.
 
 Nothing here is real but the protocol, so a minute of storms and rekeys takes a second (world_model.py). A storm shakes
-two machines for a while: loss, duplicates, reordering, one-way blocks, NATs that rebind, restarts, wrong clocks, an
-attacker who replays what was captured. Then the weather is calm, and the two must find each other.
+two machines for a while: loss, duplicates, reordering, one-way blocks, NATs that rebind, restarts, clocks wrong by
+years, an attacker who replays what was captured. Then the weather is calm, and the two must find each other.
 
-Checked all the time: no packet is delivered twice, no two datagrams are sealed with one key and nonce, timers advance.
-Checked at the end: traffic flowed again both ways within ``RECONNECT_S``, nothing was lost from then on, and both ends
-send under the same session.
+Checked all the time: no packet is delivered twice, no two datagrams are sealed with one key and nonce, no old Initiate
+is answered, timers advance. Checked at the end: traffic flowed again both ways within ``RECONNECT_S``, nothing was lost
+from then on, and both ends send under the same session.
 
     python -m lab.simulate --seeds 400
+    python -m lab.simulate --kind replays --seed 17 --log
 """
 
 from __future__ import annotations
@@ -16,8 +17,13 @@ from __future__ import annotations
 import argparse
 import hmac
 import random
+import signal
 import sys
+import time
+import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,7 +31,7 @@ from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handshake import mac1_key
 from centipede.protocol.node import PeerSpec
 from centipede.protocol.timing import Timing
-from lab.engine_model import InvariantError
+from lab.promises import InvariantError
 from lab.world_model import PORT, Machine, Nat, Uplink, Weather, World
 
 RECONNECT_S = 6.0
@@ -35,6 +41,10 @@ STORM_TIMING = Timing(rekey_s=12.0, rekey_jitter_s=1.0, rekey_fallback_s=15.0, r
 
 _FLOOD_PER_S = 1000
 _FLOOD_S = 2
+_CLOCK_STEPS_S = (1.0, 60.0, 86_400.0, 365 * 86_400.0)
+_LARGEST_STEP = 50
+_LONGEST_RUN_S = 600
+"""Real time after which a storm is said to have no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +54,14 @@ class Kind:
     name: str
     clocks: bool = False
     """Wall clocks are wrong by up to 100 s, either way."""
+    steps: bool = False
+    """Wall clocks are set to what is wrong by up to 50 years, either way."""
     loss: bool = False
     """Up to total loss, jitter, duplicates."""
     blocks: bool = False
     """One direction of a pair of addresses goes dead for a while."""
+    one_way: bool = False
+    """It stays so when the weather is calm, but for one pair."""
     nat: bool = False
     """The first machine's addresses are behind NATs, which rebind."""
     restarts: bool = False
@@ -62,14 +76,26 @@ class Kind:
 
 KINDS = (
     Kind("clocks", clocks=True),
+    Kind("years", clocks=True, steps=True, restarts=True, loss=True),
     Kind("loss", clocks=True, loss=True),
     Kind("blocks", blocks=True),
+    Kind("one-way", blocks=True, one_way=True, restarts=True),
     Kind("nat", clocks=True, nat=True, loss=True),
     Kind("restarts", clocks=True, restarts=True),
     Kind("replays", clocks=True, restarts=True, replays=True, loss=True),
     Kind("floods", clocks=True, restarts=True, floods=True),
     Kind("roaming", roaming=True, nat=True),
-    Kind("everything", clocks=True, loss=True, blocks=True, nat=True, restarts=True, replays=True, roaming=True),
+    Kind(
+        "everything",
+        clocks=True,
+        steps=True,
+        loss=True,
+        blocks=True,
+        nat=True,
+        restarts=True,
+        replays=True,
+        roaming=True,
+    ),
 )
 
 
@@ -99,12 +125,12 @@ class Storm:
         self._build()
 
     def run(self) -> Report:
-        """Raises InvariantError, naming kind and seed, if a promise was broken."""
+        """Raises InvariantError, saying how to see it again, if a promise was broken."""
         try:
             return self._run()
         except InvariantError as error:
             tail = "\n".join(self.world.log[-40:])
-            raise InvariantError(f"storm {self.kind.name!r}, seed {self.world.seed}: {error}\n{tail}") from None
+            raise InvariantError(f"{error}\n{again(self.kind.name, self.world.seed)}\n{tail}") from None
 
     def _build(self) -> None:
         world, dice, kind = self.world, self._dice, self.kind
@@ -148,6 +174,8 @@ class Storm:
             moment += self._dice.expovariate(1.0)
         world.clock.run_until(self.STORM_S)
         self._calm()
+        if self.kind.replays and self._dice.random() < 0.3:
+            self._replay_all()
         world.clock.run_until(end)
         reconnected_s = self._reconnected() - self.STORM_S
         if reconnected_s > RECONNECT_S:
@@ -171,6 +199,8 @@ class Storm:
             strikes.append(self._block)
         if kind.nat:
             strikes.append(self._rebind)
+        if kind.steps:
+            strikes.append(self._step_clock)
         if kind.restarts and dice.random() < 0.2:
             strikes.append(self._restart)
         if kind.replays:
@@ -206,6 +236,17 @@ class Storm:
         self.world.blocked.add(pair if self._dice.random() < 0.5 else pair[::-1])
         while len(self.world.blocked) > 3:
             self.world.blocked.remove(self._dice.choice(sorted(self.world.blocked)))
+
+    def _step_clock(self) -> None:
+        dice = self._dice
+        dice.choice(self.world.machines).wall_s = dice.choice(_CLOCK_STEPS_S) * dice.uniform(-1, 1) * _LARGEST_STEP
+
+    def _block_all_but_one(self) -> None:
+        """Leave one pair of addresses as it is, and let most others lose one direction."""
+        hosts = [[uplink.public_host for uplink in machine.uplinks] for machine in self.world.machines]
+        pairs = [(first, second) for first in hosts[0] for second in hosts[1]]
+        pairs.remove(self._dice.choice(pairs))
+        self.world.blocked.update(self._dice.choice((pair, pair, pair[::-1], pair[::-1])) for pair in pairs)
 
     def _rebind(self) -> None:
         nat = self._uplink().nat
@@ -251,8 +292,17 @@ class Storm:
         uplinks.append(Uplink(Endpoint(f"10.1.{link}.1", PORT), self._nat(1, link), old.up, old.down))
         machine.move(uplinks)
 
+    def _replay_all(self) -> None:
+        """Send all that was ever captured again, in any order."""
+        world, dice = self.world, self._dice
+        for source, remote, data in dice.sample(world.captured, len(world.captured)):
+            moment = world.clock.now + dice.random()
+            world.clock.at(moment, partial(world.inject, source, remote, data, Weather()))
+
     def _calm(self) -> None:
         self.world.blocked.clear()
+        if self.kind.one_way:
+            self._block_all_but_one()
         for machine in self.world.machines:
             for uplink in machine.uplinks:
                 uplink.up, uplink.down = Weather(), Weather()
@@ -276,33 +326,107 @@ class Storm:
             raise InvariantError(f"{len(lost)} packets of calm weather were lost, the first sent at {moments[0]:.2f}")
 
 
+def again(kind: str, seed: int) -> str:
+    """The command that repeats one storm."""
+    return f"python -m lab.simulate --kind {kind} --seed {seed} --log"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one storm: a report, or why there is none."""
+
+    report: Report | None
+    failure: str = ""
+
+
+def run_storm(kind: Kind, seed: int) -> Outcome:
+    """Run a storm to its end, whatever that is: a broken promise, an error of the code, or none within 600 s."""
+
+    def give_up(_signal: int, _frame: object) -> None:
+        raise TimeoutError(f"no end after {_LONGEST_RUN_S} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(_LONGEST_RUN_S)
+    try:
+        return Outcome(Storm(kind, seed).run())
+    except InvariantError as error:
+        return Outcome(None, f"{kind.name} {seed}: {error}")
+    except Exception:  # noqa: BLE001 - whatever it is, it is this seed's result, and the other seeds run
+        return Outcome(None, f"{kind.name} {seed}: {traceback.format_exc()}{again(kind.name, seed)}")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Tally:
+    """What a run of storms came to so far. It is told as it grows, so that a run that is ended has said what it did."""
+
+    def __init__(self, names: Sequence[str], seeds: int) -> None:
+        self.failed = 0
+        self.done = 0
+        self._seeds = seeds
+        self._began = time.monotonic()
+        self._kinds: dict[str, list[Outcome]] = {name: [] for name in names}
+
+    @property
+    def due(self) -> int:
+        return self._seeds * len(self._kinds)
+
+    def add(self, kind: str, outcome: Outcome) -> None:
+        outcomes = self._kinds[kind]
+        outcomes.append(outcome)
+        self.done += 1
+        if outcome.report is None:
+            self.failed += 1
+            print(outcome.failure, file=sys.stderr, flush=True)
+        if len(outcomes) == self._seeds:
+            reports = [one.report for one in outcomes if one.report is not None]
+            slowest = max((report.reconnected_s for report in reports), default=0.0)
+            kept = f"{len(reports):4} of {self._seeds} seeds kept every promise"
+            print(f"{kind:12} {kept}, slowest reconnect {slowest:.2f} s", flush=True)
+
+    def conclude(self) -> int:
+        """Say the verdict; returns the exit status."""
+        took_s = time.monotonic() - self._began
+        print(f"{self.done} of {self.due} storms ended, {self.failed} of them badly, {took_s:.0f} s", flush=True)
+        return 1 if self.failed or self.done < self.due else 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run storms; returns 1 if one broke a promise."""
+    """Run storms; returns 1 if one broke a promise, or not all came to an end."""
     parser = argparse.ArgumentParser(prog="python -m lab.simulate", description="Simulated storms between two nodes.")
     parser.add_argument("--seeds", type=int, default=20, metavar="N", help="seeds for each kind of storm")
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first of them")
+    parser.add_argument("--seed", type=int, metavar="SEED", help="this seed only")
     parser.add_argument("--kind", choices=[kind.name for kind in KINDS], help="this kind only")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at a time")
     parser.add_argument("--log", action="store_true", help="print what the nodes logged")
     options = parser.parse_args(arguments)
-    failed = 0
-    for kind in KINDS:
-        if options.kind not in (None, kind.name):
-            continue
-        reports = []
-        for seed in range(options.first, options.first + options.seeds):
-            try:
-                report = Storm(kind, seed).run()
-            except InvariantError as error:
-                failed += 1
-                print(error, file=sys.stderr)
-                continue
-            reports.append(report)
-            if options.log:
-                print("\n".join(report.log))
-        slowest = max((report.reconnected_s for report in reports), default=0.0)
-        kept = f"{len(reports):4} of {options.seeds} seeds kept every promise"
-        print(f"{kind.name:12} {kept}, slowest reconnect {slowest:.2f} s", flush=True)
-    return 1 if failed else 0
+    seeds = range(options.first, options.first + options.seeds)
+    if options.seed is not None:
+        seeds = range(options.seed, options.seed + 1)
+    kinds = [kind for kind in KINDS if options.kind in (None, kind.name)]
+    tally = Tally([kind.name for kind in kinds], len(seeds))
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(f"ended by {signal.Signals(number).name}")
+
+    before = signal.signal(signal.SIGTERM, end)
+    pool = ProcessPoolExecutor(options.jobs)
+    try:
+        storms = [(kind, seed) for kind in kinds for seed in seeds]
+        outcomes = pool.map(run_storm, [kind for kind, _ in storms], [seed for _, seed in storms])
+        for (kind, _), outcome in zip(storms, outcomes, strict=True):
+            tally.add(kind.name, outcome)
+            if options.log and outcome.report is not None:
+                print("\n".join(outcome.report.log))
+    except BrokenProcessPool:
+        print("a process of the simulation was killed", file=sys.stderr)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        signal.signal(signal.SIGTERM, before)
+        status = tally.conclude()
+    return status
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """World: two machines with nodes, models of their engines, NATs and weather between them, and a clock that jumps.
 
 For simulated storms (simulate.py) and tests: no sockets, no threads, no waiting; a seed repeats everything exactly.
-The world checks what must hold whatever happens, and raises InvariantError: no packet is delivered twice, no two
-datagrams are sealed with one key and nonce, timers advance.
+The world checks what must hold whatever happens, and raises InvariantError: no packet is delivered twice, time
+advances, and nothing leaves a machine that breaks a promise of promises.py.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from typing import Any
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.identity import Identity
 from centipede.protocol.node import Node, PeerRecord, PeerSpec
-from centipede.protocol.session import BASE_BYTES, is_handshake
 from centipede.protocol.table import Run
 from centipede.protocol.timing import Timing
-from lab.engine_model import EngineModel, InvariantError
+from lab.engine_model import EngineModel
+from lab.promises import InvariantError, Promises
 
 _ROUNDS = 3
+_AT_ONCE = 100_000
+"""Actions that may be due at one moment."""
 _PACKET_BYTES = 100
-_CAPTURED = 500
 _EPOCH_NS = 1_700_000_000 * 10**9
 PORT = 51820
 
@@ -41,8 +42,14 @@ class Clock:
         heapq.heappush(self._actions, (max(moment, self.now), next(self._order), action))
 
     def run_until(self, moment: float) -> None:
+        """Raises InvariantError if there is no end to what is due at one moment."""
+        at_once = 0
         while self._actions and self._actions[0][0] <= moment:
+            before = self.now
             self.now, _, action = heapq.heappop(self._actions)
+            at_once = at_once + 1 if self.now == before else 0
+            if at_once > _AT_ONCE:
+                raise InvariantError(f"time does not advance beyond {self.now}")
             action()
         self.now = moment
 
@@ -142,6 +149,11 @@ class Machine:
     def now(self) -> float:
         return self._world.clock.now + self._boot_s
 
+    @property
+    def life(self) -> tuple[str, int]:
+        """The name of the process: the machine's, and which of its lives it is."""
+        return self.name, self._life
+
     def configure(self, spec: PeerSpec, endpoints: Sequence[Endpoint]) -> None:
         self.spec = spec
         self.endpoints = tuple(endpoints)
@@ -167,6 +179,7 @@ class Machine:
             self._carry_out()
         if not keep_record:
             self.record = None
+            self._world.promises.forget_floor(self.name)
         self.start()
 
     def stop(self) -> None:
@@ -291,7 +304,7 @@ class World:
         """Pairs (host, host) of which nothing from the first arrives at the second."""
         self.watch: Callable[[Machine, Endpoint, Endpoint, bytes], None] | None = None
         """Sees each datagram that leaves a machine, with its local and remote address."""
-        self._sealed: dict[bytes, bytes] = {}
+        self.promises = Promises()
         self._numbers = count(1)
 
     @classmethod
@@ -348,18 +361,11 @@ class World:
 
     def transmit(self, machine: Machine, uplink: Uplink, remote: Endpoint, data: bytes) -> None:
         """A datagram leaves a machine."""
-        if not is_handshake(data):
-            # seq and session base: the base names receiver and key, the bits of seq class, source shard and counter.
-            nonce = data[: 8 + BASE_BYTES]
-            if self._sealed.setdefault(nonce, data) != data:
-                raise InvariantError(f"{machine.name} sealed two datagrams with one key and nonce")
+        self.promises.see(machine.life, data, self.other(machine).identity)
         if self.watch is not None:
             self.watch(machine, uplink.local, remote, data)
         source = uplink.nat.outbound(uplink.local, remote) if uplink.nat else uplink.local
-        if len(self.captured) < _CAPTURED:
-            self.captured.append((source, remote, data))
-        elif self.dice.random() < 0.05:
-            self.captured[self.dice.randrange(_CAPTURED)] = (source, remote, data)
+        self.captured.append((source, remote, data))
         self.inject(source, remote, data, uplink.up)
 
     def inject(self, source: Endpoint, remote: Endpoint, data: bytes, weather: Weather) -> None:

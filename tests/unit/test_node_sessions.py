@@ -14,7 +14,7 @@ from centipede.protocol.node import PeerSpec
 from centipede.protocol.status import PathStatus, PeerStatus
 from centipede.protocol.table import SendPlan
 from centipede.protocol.timing import Timing
-from lab.engine_model import InvariantError
+from lab.promises import InvariantError
 from lab.world_model import PORT, Machine, Nat, Uplink, Weather, World
 
 ROUND_TRIP_S = 0.04
