@@ -21,9 +21,11 @@ TARGETS = {
     "segment": {"segment", "packet"},
     "coalesce": {"coalesce", "segment", "packet"},
     "receive": {
+        "address",
         "coalesce",
         "engine",
         "inbound",
+        "list",
         "outbound",
         "packet",
         "ring",
@@ -35,7 +37,7 @@ TARGETS = {
         "window",
         "worker",
     },
-    "table": {"table", "routes"},
+    "table": {"table", "address", "list", "routes"},
 }
 """The files of the engine that each target is linked with; it brings stand-ins for what it leaves out."""
 

@@ -3,189 +3,6 @@
 #define ENTRIES_MAX	(1u << 24)	/* of any array; keeps every size far from overflow */
 #define NARROW_BYTES_MIN	576	/* what everybody must take, RFC 791 */
 
-/* --- addresses */
-
-void
-address_set(struct address *a, const struct engine_endpoint *e)
-{
-	memset(a, 0, sizeof(*a));
-	if (e->version == 4) {
-		a->v4.sin_family = AF_INET;
-		a->v4.sin_port = htons(e->port);
-		memcpy(&a->v4.sin_addr, e->address, 4);
-		a->bytes = sizeof(a->v4);
-	} else {
-		a->v6.sin6_family = AF_INET6;
-		a->v6.sin6_port = htons(e->port);
-		memcpy(&a->v6.sin6_addr, e->address, 16);
-		a->v6.sin6_scope_id = e->scope;
-		a->bytes = sizeof(a->v6);
-	}
-}
-
-void
-address_get(const struct address *a, struct engine_endpoint *e)
-{
-	memset(e, 0, sizeof(*e));
-	if (a->any.sa_family == AF_INET) {
-		e->version = 4;
-		e->port = ntohs(a->v4.sin_port);
-		memcpy(e->address, &a->v4.sin_addr, 4);
-	} else {
-		e->version = 6;
-		e->port = ntohs(a->v6.sin6_port);
-		memcpy(e->address, &a->v6.sin6_addr, 16);
-		e->scope = a->v6.sin6_scope_id;
-	}
-}
-
-bool
-address_equal(const struct address *a, const struct address *b)
-{
-	if (a->any.sa_family != b->any.sa_family)
-		return (false);
-	if (a->any.sa_family == AF_INET)
-		return (a->v4.sin_port == b->v4.sin_port && a->v4.sin_addr.s_addr == b->v4.sin_addr.s_addr);
-	return (a->v6.sin6_port == b->v6.sin6_port && a->v6.sin6_scope_id == b->v6.sin6_scope_id &&
-	    memcmp(&a->v6.sin6_addr, &b->v6.sin6_addr, 16) == 0);
-}
-
-uint64_t
-address_hash(const struct address *a)
-{
-	uint64_t high, low;
-
-	if (a->any.sa_family == AF_INET)
-		return (mix64((uint64_t)a->v4.sin_addr.s_addr << 16 | a->v4.sin_port));
-	memcpy(&high, a->v6.sin6_addr.s6_addr, 8);
-	memcpy(&low, a->v6.sin6_addr.s6_addr + 8, 8);
-	return (mix64(mix64(high ^ a->v6.sin6_port) ^ low));
-}
-
-static bool
-endpoint_valid(const struct engine_endpoint *e)
-{
-	return (e->version == 4 || e->version == 6);
-}
-
-struct local *
-local_find(struct local *locals, const struct engine_endpoint *e)
-{
-	size_t i;
-
-	for (i = 0; i < LOCALS_MAX; i++)
-		if ((locals[i].served || locals[i].named_by != 0) &&
-		    memcmp(&locals[i].endpoint, e, sizeof(*e)) == 0)
-			return (&locals[i]);
-	return (NULL);
-}
-
-/* The slot of an address, a free one if it has none, or NULL. Slots that the current table names are not free. */
-struct local *
-local_take(struct local *locals, const struct engine_endpoint *e, uint64_t current_stamp)
-{
-	struct local *l;
-	size_t i;
-
-	if ((l = local_find(locals, e)) != NULL)
-		return (l);
-	for (i = 0; i < LOCALS_MAX; i++)
-		if (!locals[i].served && (locals[i].named_by == 0 || locals[i].named_by < current_stamp)) {
-			locals[i].endpoint = *e;
-			locals[i].named_by = 0;
-			return (&locals[i]);
-		}
-	return (NULL);
-}
-
-/* --- lists of what outlives a table */
-
-static int
-compare_numbers(const void *left, const void *right)
-{
-	uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
-
-	return (a < b ? -1 : a > b);
-}
-
-static void *
-list_find(const struct list *l, uint64_t number)
-{
-	size_t low = 0, high = l->count, middle;
-	uint64_t found;
-
-	while (low < high) {
-		middle = low + (high - low) / 2;
-		found = *(uint64_t *)l->items[middle];
-		if (found == number)
-			return (l->items[middle]);
-		if (found < number)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return (NULL);
-}
-
-/* One item for each of the numbers (sorted here, repeats allowed): taken from the old list, or new and zero. */
-static bool
-list_build(struct list *l, uint64_t *numbers, size_t count, const struct list *old, size_t item_bytes)
-{
-	size_t i;
-	void *item;
-
-	if (count == 0)
-		return (true);
-	if ((l->items = calloc(count, sizeof(*l->items))) == NULL)
-		return (false);
-	qsort(numbers, count, sizeof(*numbers), compare_numbers);
-	for (i = 0; i < count; i++) {
-		if (i > 0 && numbers[i] == numbers[i - 1])
-			continue;
-		if ((item = list_find(old, numbers[i])) == NULL) {
-			if ((item = zalloc_lines(item_bytes)) == NULL)
-				return (false);
-			*(uint64_t *)item = numbers[i];
-		}
-		l->items[l->count++] = item;
-	}
-	return (true);
-}
-
-static void
-release_plain(void *item)
-{
-	free(item);
-}
-
-static void
-release_session(void *item)
-{
-	struct session_state *state = item;
-	uint32_t i;
-
-	for (i = 0; i < state->source_count; i++) {
-		free(state->sources[i].window);
-		if (state->sources[i].reorder != NULL)
-			explicit_bzero(state->sources[i].reorder, sizeof(*state->sources[i].reorder));
-		free(state->sources[i].reorder);
-	}
-	explicit_bzero(state, sizeof(*state));
-	free(state);
-}
-
-static void
-list_free(struct list *l, const struct list *heir, void (*release)(void *))
-{
-	size_t i;
-
-	for (i = 0; i < l->count; i++)
-		if (heir == NULL || list_find(heir, *(uint64_t *)l->items[i]) == NULL)
-			release(l->items[i]);
-	free(l->items);
-	*l = (struct list){ 0 };
-}
-
 /* --- look-ups */
 
 /* A zeroed table of slots at most half full. */
@@ -271,6 +88,12 @@ struct compile {
 	struct local	*locals;
 	uint64_t	stamp;
 };
+
+static bool
+endpoint_valid(const struct engine_endpoint *e)
+{
+	return (e->version == 4 || e->version == 6);
+}
 
 static bool
 slice_valid(uint32_t first, uint32_t count, uint32_t total)
@@ -715,6 +538,28 @@ snapshot_empty(void)
 	uint64_t floor = 0;
 
 	return (snapshot_compile(&s, &nothing, &table, NULL, 1, &floor, 1) == 0 ? s : NULL);
+}
+
+static void
+release_plain(void *item)
+{
+	free(item);
+}
+
+static void
+release_session(void *item)
+{
+	struct session_state *state = item;
+	uint32_t i;
+
+	for (i = 0; i < state->source_count; i++) {
+		free(state->sources[i].window);
+		if (state->sources[i].reorder != NULL)
+			explicit_bzero(state->sources[i].reorder, sizeof(*state->sources[i].reorder));
+		free(state->sources[i].reorder);
+	}
+	explicit_bzero(state, sizeof(*state));
+	free(state);
 }
 
 void

@@ -8,38 +8,17 @@
 #ifndef CENTIPEDE_TABLE_H
 #define CENTIPEDE_TABLE_H
 
-#include <netinet/in.h>
-
+#include "address.h"
 #include "aead.h"
 #include "common.h"
+#include "list.h"
 #include "reorder.h"
 #include "routes.h"
 #include "window.h"
 
-#define LOCALS_MAX	64
 #define SHARDS_MAX	16		/* of one run */
 #define SOURCES_MAX	256		/* source shards of one session */
 #define TOLD_MAX	1024		/* 4-tuples a snapshot remembers to have told of; RING_SIZE of contract.py */
-
-struct address {
-	union {
-		struct sockaddr		any;
-		struct sockaddr_in	v4;
-		struct sockaddr_in6	v6;
-	};
-	socklen_t	bytes;
-};
-
-/*
- * A local address with its sockets. Slots have fixed places, so a path may point to one whether it is served or not;
- * the descriptors are -1 while it is not.
- */
-struct local {
-	struct engine_endpoint endpoint;
-	uint64_t	named_by;	/* the last table that named it (engine's count, not the generation) */
-	bool		served;
-	_Atomic int	fds[WORKERS_MAX];
-};
 
 /* --- what outlives a table; each list is sorted by number */
 
@@ -86,11 +65,6 @@ struct session_state {
 	struct {
 		_Alignas(CACHE_LINE) _Atomic uint64_t next;
 	} counters[SHARDS_MAX];		/* for sending, by place in the own run */
-};
-
-struct list {
-	void		**items;	/* each begins with its uint64_t number */
-	size_t		count;
 };
 
 /* --- the snapshot */
@@ -188,14 +162,6 @@ int		 snapshot_compile(struct snapshot **, const struct snapshot *old, const str
 struct snapshot	*snapshot_empty(void);
 /* Free a snapshot and the state that `heir` did not take over; NULL: all of it. */
 void		 snapshot_free(struct snapshot *, const struct snapshot *heir);
-
-struct local	*local_find(struct local *locals, const struct engine_endpoint *);
-struct local	*local_take(struct local *locals, const struct engine_endpoint *, uint64_t current_stamp);
-
-void		 address_set(struct address *, const struct engine_endpoint *);
-void		 address_get(const struct address *, struct engine_endpoint *);
-bool		 address_equal(const struct address *, const struct address *);
-uint64_t	 address_hash(const struct address *);
 
 struct path_state *known_path_find(const struct snapshot *, const struct local *, const struct address *, uint32_t peer);
 _Atomic uint64_t *told_first(struct snapshot *, uint64_t hash);
