@@ -70,7 +70,8 @@ def test_a_machine_that_joins_is_used_within_two_seconds() -> None:
     assert all(0.15 * total < world.received_by(machine) < 0.55 * total for machine in world.servers)
 
 
-def test_flows_of_one_that_dies_go_to_the_others_and_the_rest_stay() -> None:
+@pytest.mark.parametrize("says_bye", [True, False])
+def test_flows_of_one_that_dies_go_to_the_others_and_the_rest_stay(says_bye: bool) -> None:
     world = Three.joined()
     world.talk(20.0)
     world.wait(lambda: len(world.member_status()) == 3, 2.0)
@@ -82,6 +83,8 @@ def test_flows_of_one_that_dies_go_to_the_others_and_the_rest_stay() -> None:
         for path in world.client.node.status(world.client.now).peers[0].paths
         if path.remote.host == world.third.uplinks[0].local.host and path.carries
     )
+    if not says_bye:
+        world.third.uplinks = []
     world.third.stop()
     assert world.wait(lambda: len(world.member_status()) == 2, 1.0) < 1.0
     table = world.client.engine.table.peers[0]
@@ -148,3 +151,35 @@ def test_a_rekey_with_the_home_alive_or_dead(dies: bool) -> None:
         at for key, at in world.sent.items() if began <= at <= world.clock.now - 0.5 and key not in world.received
     ]
     assert missing == []
+
+
+def test_copies_never_go_to_two_machines() -> None:
+    world = Three.joined(scheduler="redundant", copies=2)
+    world.third.move([*world.third.uplinks, Uplink(Endpoint("10.4.2.1", PORT))])
+    world.talk(8.0)
+    world.wait(lambda: len(world.member_status()) == 3, 2.0)
+    world.pass_s(3.0)
+    owner = {uplink.local: machine.name for machine in world.servers for uplink in machine.uplinks}
+    plans = world.client.engine.table.peers[0].plans
+    served = [tuple(owner[path.remote] for path in plan.listed) for plan in plans]
+    assert sorted(served) == [("b",), ("new",), ("third", "third")]
+    world.pass_s(5.0)
+    assert world.lost() == 0
+
+
+def test_an_address_that_goes_to_another_machine_leads_there() -> None:
+    world = Three.joined()
+    world.talk(14.0)
+    world.wait(lambda: len(world.member_status()) == 3, 2.0)
+    (moved,) = world.third.uplinks
+    world.third.uplinks = []
+    world.third.stop()
+    world.pass_s(0.1)
+    world.new.move([*world.new.uplinks, moved])
+    addresses = {uplink.local for uplink in world.new.uplinks}
+    assert world.wait(lambda: any(set(one.remotes) == addresses for one in world.member_status()), 3.0) < 3.0
+    assert len(world.member_status()) == 2
+    settled = world.clock.now
+    world.pass_s(6.0)
+    late = world.clock.now - 0.5
+    assert not [key for key, at in world.sent.items() if settled <= at <= late and key not in world.received]
