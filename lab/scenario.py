@@ -439,9 +439,10 @@ def parse(text: str, *, name: str) -> Scenario:
         if key in raw:
             raise LabError(f"scenario {name}: Object contains unknown field `{key}`")
     scenario = msgspec.structs.replace(scenario, name=name, digest=hashlib.sha256(text.encode()).hexdigest())
+    timeline = [each for event in scenario.timeline for each in event.each()]
     if scenario.weather is not None:
-        weather = _weather(scenario, scenario.weather)
-        scenario = msgspec.structs.replace(scenario, timeline=(*scenario.timeline, *weather))
+        timeline += _weather(scenario, scenario.weather)
+    scenario = msgspec.structs.replace(scenario, timeline=tuple(timeline))
     problems = list(scenario.problems())
     if problems:
         raise LabError(f"scenario {name}: {'; '.join(problems)}")

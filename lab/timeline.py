@@ -10,9 +10,9 @@ from __future__ import annotations
 import ipaddress
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
@@ -50,6 +50,16 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Something that happens ``at`` so many seconds after traffic may begin."""
 
     at: float
+    repeat: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """So many times in all."""
+    every_s: float = 0.0
+    """From one of them to the next."""
+
+    def each(self) -> Iterator[Self]:
+        """Yield the events that are meant: one for each time."""
+        for number in range(self.repeat):
+            at = round(self.at + number * self.every_s, 6)
+            yield msgspec.structs.replace(self, at=at, repeat=1, every_s=0.0)
 
     def apply(self, stage: Stage) -> None:
         """Let it happen. Raises LabError if the network at hand does not allow it."""

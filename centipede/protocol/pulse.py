@@ -245,6 +245,9 @@ class Pulse:
     def _interval_s(self, path: Path, now: float) -> float:
         timing = self._timing
         quiet_s = now - self.last_traffic
+        if path.state is PathState.NEW and now < path.created + timing.probe_s:
+            # The first datagrams by a new address are often lost: neighbours and routes are still to be found.
+            return min(self.busy_s, timing.probe_s)
         if quiet_s >= timing.idle_after_s:
             return timing.idle_s
         if not path.usable:

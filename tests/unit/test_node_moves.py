@@ -58,6 +58,18 @@ def test_an_address_that_comes_back() -> None:
     assert max(lost(world, b)) < 7.0 + ONE_WAY_S + ROUND_TRIP_S + INTERVAL_S
 
 
+def test_the_first_datagrams_from_the_new_address_are_lost() -> None:
+    """As happens while neighbours and routes are still to be found: nobody waits for a second."""
+    world, a, b = under_traffic(scheduler="fastest")
+    new = uplink(77)
+    new.up = Weather(loss=1.0)
+    b.move([new])
+    world.clock.run_until(5.1)
+    new.up = Weather()
+    assert max(lost(world, b)) < 5.1 + 0.22 + ONE_WAY_S + ROUND_TRIP_S
+    assert max(lost(world, a), default=0.0) < 5.1 + 0.22 + ROUND_TRIP_S
+
+
 def test_one_of_two_addresses_goes() -> None:
     """The peer is told by the other path, so it need not wait for silence."""
     world, a, b = under_traffic(links=(1, 2), scheduler="fastest")

@@ -106,6 +106,10 @@ BAD = {
         WHOLE + '[[timeline]]\nat = -1\ndo = "link-down"\nlink = "one"\n',
         "before the beginning",
     ),
+    "never": (
+        WHOLE + '[[timeline]]\nat = 1\ndo = "link-down"\nlink = "one"\nrepeat = 0\n',
+        "`int` >= 1 - at `$.timeline[0].repeat`",
+    ),
     "rebinding of no NAT": (WHOLE + '[[timeline]]\nat = 1\ndo = "nat-rebind"\nrouter = "left"\n', "left is no NAT"),
     "route of a stranger": (WHOLE + '[[route]]\nhost = "me"\nvia = "left"\n', "route: there is no host 'me'"),
     "NAT without an outside": (
