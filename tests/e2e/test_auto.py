@@ -1,4 +1,4 @@
-"""``listen = "auto"``: which interfaces are used, and how soon what comes and goes is followed."""
+"""``listen = ["auto"]``: which interfaces are used, and how soon what comes and goes is followed."""
 
 from __future__ import annotations
 
