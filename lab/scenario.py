@@ -165,7 +165,6 @@ class Scenario(_Model, frozen=True, dict=True):
     description: str
     budget_s: float
     """How long an attempt may take, building and taking down included; one that takes longer has failed."""
-    """A run that takes longer, building and measuring included, has failed."""
     host: tuple[HostModel, ...]
     link: tuple[LinkModel, ...]
     tunnel: TunnelModel

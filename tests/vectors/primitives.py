@@ -119,10 +119,6 @@ def image(public: bytes) -> bytes:
     return ((1 + y) * pow(1 - y, P - 2, P) % P).to_bytes(32, "little")
 
 
-def image_private(seed: bytes) -> bytes:
-    return hashlib.sha512(seed).digest()[:32]
-
-
 # ChaCha20-Poly1305: RFC 8439. HKDF: RFC 5869.
 
 
