@@ -33,6 +33,7 @@ def compare(before: Config, after: Config) -> Changes:
         "busy_poll": before.busy_poll_s != after.busy_poll_s,
         "fwmark": before.mark != after.mark,
         "table": (before.table, before.routed) != (after.table, after.routed),
+        "[cluster]": before.cluster != after.cluster,
         "[timing]": before.timing != after.timing,
     }
     if changed_keys := [key for key, differs in fixed.items() if differs]:

@@ -25,6 +25,7 @@ from centipede.control.client import ControlClient, running
 from centipede.control.messages import (
     Exported,
     Imported,
+    MemberDrain,
     Offered,
     PeerAdd,
     PeerRemove,
@@ -44,6 +45,8 @@ from centipede.protocol.identity import KEY_BYTES, Identity, render_key
 from centipede.protocol.scheduler import SCHEDULERS
 
 CONFIG_DIR = Path("/etc/centipede")
+_LEFT_AFTER_S = 3.0
+_LEFT_WITHIN_S = 30.0
 _REACHED_WITHIN_S = 15.0
 _LOOK_EACH_S = 0.02
 _TEXT_CHARACTERS = 16 * 1024
@@ -395,6 +398,55 @@ def session_import(target: tuple[Path, str], export: IO[str], as_json: bool) -> 
             )
         time.sleep(_LOOK_EACH_S)
     _print_text(f"the sessions with {imported.peer} are served here\n", imported, as_json)
+
+
+# This machine among those that share an identity.
+
+
+@main.group()
+@click.argument("name")
+@_runtime_dir
+@click.pass_context
+def member(ctx: click.Context, name: str, runtime_dir: Path) -> None:
+    """Take this machine out of service, or back, while others with the same private key serve the tunnel NAME."""
+    ctx.obj = (runtime_dir, name)
+
+
+@member.command("drain")
+@click.pass_obj
+def member_drain(target: tuple[Path, str]) -> None:
+    """Ask all peers to send to the other machines, as far as they know any."""
+    _change(*target, MemberDrain(draining=True))
+
+
+@member.command("undrain")
+@click.pass_obj
+def member_undrain(target: tuple[Path, str]) -> None:
+    """Take part again."""
+    _change(*target, MemberDrain(draining=False))
+
+
+@member.command("leave")
+@click.pass_obj
+def member_leave(target: tuple[Path, str]) -> None:
+    """Drain, wait until no peer has sent data here for three seconds, and stop the tunnel."""
+    _request(*target, MemberDrain(draining=True), list)
+    began = quiet = time.monotonic()
+    seen = -1
+    while time.monotonic() < quiet + _LEFT_AFTER_S:
+        if time.monotonic() > began + _LEFT_WITHIN_S:
+            raise ControlError(
+                f"peers still send here after {_LEFT_WITHIN_S:g} s: perhaps no other machine serves them; this one "
+                f"goes on, draining; see 'centipede show {target[1]}', and 'centipede member {target[1]} undrain' or "
+                f"'centipede down {target[1]}'"
+            )
+        received = sum(each.rx_packets for each in _ask(*target).peers)
+        if received != seen:
+            seen, quiet = received, time.monotonic()
+        time.sleep(_LOOK_EACH_S)
+    with ControlClient(*target) as client:
+        client.request(Stop())
+        client.wait_ended()
 
 
 def _is_reached(target: tuple[Path, str], name: str) -> bool:

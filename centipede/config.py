@@ -54,6 +54,8 @@ TABLE_RANGE = range(1, 1 << 32)
 KERNEL_TABLES = (253, 254, 255)
 """default, main and local: not to be filled with the tunnel's routes."""
 WORKERS_RANGE = range(1, 17)
+MEMBERS_RANGE = range(2, 65)
+WEIGHT_RANGE = range(1, 256)
 BUSY_POLL_RANGE_S = (0.0, 0.01)
 HEARTBEAT_RANGE_S = (0.02, 10.0)
 MOST_LISTEN = 8
@@ -121,7 +123,26 @@ class PeerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """For ``adaptive``: links, by the name of their interface or by address, that carry data if there is no other."""
 
 
+class ClusterTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[cluster]`` as written: this machine among those that share the private key."""
+
+    member: int
+    """Its number, from 1; each machine has its own."""
+    of: int
+    """How many machines there may be, the same on all."""
+    listen: str
+    """Address and port at which it talks with the other members. Sealed, but best within."""
+    members: list[str]
+    """Those of the others."""
+    weight: int = 255
+    """The part of their flows that peers are asked for, 1 to 255."""
+
+
 _EXAMPLES = {
+    "member": "member = 2",
+    "of": "of = 8",
+    "members": 'members = ["10.8.0.1:51821", "10.8.0.3:51821"]',
+    "weight": "weight = 255",
     "private_key_file": 'private_key_file = "site-a.key"',
     "private_key": 'private_key = "..." with what centipede genkey prints',
     "address": 'address = ["10.7.0.1/24", "fd07::1/64"]',
@@ -146,10 +167,10 @@ _EXAMPLES = {
     "metered": 'metered = ["wwan0"]',
 }
 _SECRET = frozenset({"private_key", "preshared_key"})
-_SECTIONS: dict[str, Any] = {"interface": None, "peer": [], "timing": {}}
+_SECTIONS: dict[str, Any] = {"interface": None, "peer": [], "timing": {}, "cluster": None}
 
 _T = TypeVar("_T")
-_Table = TypeVar("_Table", InterfaceTable, PeerTable)
+_Table = TypeVar("_Table", InterfaceTable, PeerTable, ClusterTable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +181,17 @@ class PeerConfig:
     endpoints: tuple[Target, ...]
     table: Mapping[str, Any] = field(repr=False)
     """As it was written, to change single keys of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """This machine among those that share the identity, checked."""
+
+    member: int
+    of: int
+    listen: Endpoint
+    members: tuple[Endpoint, ...]
+    weight: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +219,8 @@ class Config:
     """For routes that these do not take; None for one of the tunnel's own."""
     routed: bool = True
     """Whether allowed_ips are to be routed."""
+    cluster: ClusterConfig | None = None
+    """None: the machine has the identity for itself."""
 
     @property
     def allowed_ips(self) -> tuple[Network, ...]:
@@ -230,7 +264,7 @@ def load_config(file: Path) -> Config:
     """Read and check a configuration file. Raises ConfigError."""
     whole = _Place(str(file), "")
     name = whole.parse("", file.stem, parse_name)
-    interface, peer_tables, timing = _sections(_read(file), whole)
+    interface, peer_tables, timing, cluster = _sections(_read(file), whole)
     place = _Place(str(file), "[interface]")
     table = _convert(interface, InterfaceTable, place)
     identity = Identity.from_seed(_private_key(table, place, file))
@@ -266,7 +300,28 @@ def load_config(file: Path) -> Config:
         mark=None if table.fwmark == "auto" else place.within("fwmark", table.fwmark, MARK_RANGE),
         table=None if isinstance(table.table, str) else _table(table.table, place),
         routed=table.table != "off",
+        cluster=None if cluster is None else _cluster(cluster, _Place(str(file), "[cluster]")),
     )
+
+
+def _cluster(written: Mapping[str, Any], place: _Place) -> ClusterConfig:
+    table = _convert(written, ClusterTable, place)
+    of = place.within("of", table.of, MEMBERS_RANGE)
+    member = place.within("member", table.member, range(1, of + 1))
+    listen = place.parse("listen", table.listen, _channel)
+    members = place.parse_each("members", table.members, _channel)
+    if listen in members:
+        place.fail("members", f"{listen} is this machine's own; name only the others")
+    if len(members) >= of:
+        place.fail("members", f"{len(members)} others, but there are {of} in all; correct one of the two")
+    return ClusterConfig(member, of, listen, members, place.within("weight", table.weight, WEIGHT_RANGE))
+
+
+def _channel(text: str) -> Endpoint:
+    endpoint = parse_target(text).endpoint
+    if endpoint is None:
+        raise ValueError(f"{text!r} is no address; write ADDRESS:PORT, like 10.8.0.1:51821")
+    return endpoint
 
 
 def _busy_poll_s(busy_poll_s: float, place: _Place) -> float:
@@ -369,16 +424,14 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); give the path of a TOML file") from None
 
 
-def _sections(written: Mapping[str, Any], whole: _Place) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
-    """The tables of [interface], [[peer]] and [timing]."""
+def _sections(
+    written: Mapping[str, Any], whole: _Place
+) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any], dict[str, Any] | None]:
+    """The tables of [interface], [[peer]], [timing] and, if it is there, [cluster]."""
     for section in written:
-        if section == "cluster":
-            whole.fail(
-                "[cluster]", "several machines of one identity are not available in this version; remove the section"
-            )
         if section not in _SECTIONS:
             whole.fail(f"[{section}]", _unknown(section, _SECTIONS, "section"))
-    interface, peers, timing = (written.get(section, default) for section, default in _SECTIONS.items())
+    interface, peers, timing, cluster = (written.get(section, default) for section, default in _SECTIONS.items())
     if not isinstance(interface, dict):
         whole.fail(
             "[interface]", 'is missing; add the section with private_key_file = "site-a.key" and address = [...]'
@@ -387,7 +440,9 @@ def _sections(written: Mapping[str, Any], whole: _Place) -> tuple[dict[str, Any]
         whole.fail("[[peer]]", "is written in two pairs of brackets, once for each peer; write [[peer]]")
     if not isinstance(timing, dict):
         whole.fail("[timing]", "is a section; write [timing] and below it keys such as rekey_s = 120")
-    return interface, peers, timing
+    if not isinstance(cluster, dict | None):
+        whole.fail("[cluster]", "is a section; write [cluster] and below it member = 1, of = 2, listen and members")
+    return interface, peers, timing, cluster
 
 
 def _convert(written: Mapping[str, Any], shape: type[_Table], place: _Place) -> _Table:

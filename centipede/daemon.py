@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from centipede import engine as engines
 from centipede import show
@@ -51,6 +51,9 @@ from centipede.system.signals import Signals
 from centipede.system.state import StateFile
 from centipede.system.tun import open_tun
 from centipede.system.wall import wall_clock
+
+if TYPE_CHECKING:
+    from centipede.cluster.channel import Channel
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +101,9 @@ class Daemon:
         self._running = True
         self._wall_ns = wall_clock()
         self._started = 0.0
+        self._channel: Channel | None = None
+        """To the other members, if the machine is one of several."""
+        self._draining = False
         self._mtu = AUTO_MTU
         """What all paths carry."""
         self._hosts: frozenset[str] = frozenset()
@@ -150,6 +156,11 @@ class Daemon:
         watch = stack.enter_context(LinkWatch())  # before the addresses are read, or a change in between is missed
         self._watch_for(watch, lambda: self._take_links(watch))
         self._listening = Listening(self._engine, config.listen, config.name, config.mark or MARK)
+        if config.cluster is not None:
+            from centipede.cluster.channel import Channel  # nothing of it is loaded without [cluster]
+
+            with _located(config.file, "[cluster]: listen"):
+                self._channel = stack.enter_context(Channel(config.cluster.listen))
         with _located(config.file, "[interface]: listen"):
             self._listening.open(self._links.addresses(), time.monotonic(), strict=True)
         self._resolver = stack.enter_context(Resolver())
@@ -192,14 +203,31 @@ class Daemon:
     def _start(self) -> None:
         now = time.monotonic()
         self._started = now
-        run = Run(first=0, k=(self._engine.workers - 1).bit_length())
+        run, spare = Run(first=0, k=(self._engine.workers - 1).bit_length()), None
+        cluster = self._config.cluster
+        if cluster is not None and self._channel is not None:
+            run, spare = self._channel.shards(cluster.member, cluster.of, run.k)
         self._node = Node(
             self._config.identity,
             run=run,
+            spare=spare,
             timing=self._config.timing,
             random=secrets.token_bytes,
             largest_bytes=(self._config.mtu or self._mtu) + HEADER_BYTES,
         )
+        if cluster is not None and self._channel is not None:
+            self._node.set_weight(cluster.weight, now)
+            self._channel.join(
+                self._node,
+                self._config.identity,
+                cluster.member,
+                cluster.of,
+                run.k,
+                cluster.members,
+                secrets.token_bytes,
+            )
+            channel = self._channel
+            self._watch_for(channel, lambda: channel.receive(time.monotonic()))
         self._node.set_tunnelled(self._tunnelled, now)
         self._check_reverse_paths()
         self._node.set_locals(self._listening.locals, now, self._listening.chosen)
@@ -214,6 +242,8 @@ class Daemon:
     def _loop(self) -> None:
         while self._running:
             due = min(self._next_timer, self._names.next_timer, self._listening.retry_at, self._hurry_at)
+            if self._channel is not None:
+                due = min(due, self._channel.next_timer)
             timeout = None if due == math.inf else max(0.0, due - time.monotonic())
             for key, _ in self._selector.select(timeout):
                 key.data()
@@ -230,6 +260,8 @@ class Daemon:
             self._names.hurry(now)
         if self._next_timer <= now:
             self._node.handle_timer(now, self._wall_ns())
+        if self._channel is not None and self._channel.next_timer <= now:
+            self._channel.handle_timer([peer.spec.public_key for peer in self._config.peers], now)
         self._carry_out()
         if self._names.next_timer <= now:
             self._names.handle_timer(now, self._silent_names(now))
@@ -259,6 +291,8 @@ class Daemon:
             self._engine.send(datagram.local, datagram.remote, datagram.data, dont_fragment=datagram.dont_fragment)
         for line in effects.log:
             log.log(_LEVELS[line.level.upper()], "%s", line.text)
+        if self._channel is not None and effects.news:
+            self._channel.cluster.tell(effects.news)
         self._next_timer = effects.next_timer
 
     def _detour(self, table: ForwardingTable) -> None:
@@ -417,6 +451,10 @@ class Daemon:
                     self._reset_floor(new)
                     words = [*words, f"floor of peer {new.spec.name} reset"]
                 return words
+            case messages.MemberDrain(draining=draining):
+                self._draining = draining
+                self._node.set_draining(draining, time.monotonic())
+                return ["draining: peers send elsewhere if they can" if draining else "no longer draining"]
             case messages.SessionOffer():
                 offer = self._node.offer(time.monotonic())
                 return messages.Offered(offer=armour("offer", offer), seconds=OFFER_LIFE_S)
@@ -516,8 +554,32 @@ class Daemon:
             pid=os.getpid(),
             uptime_s=now - self._started,
             observed=show.observed(peers),
+            cluster=self._show_cluster(now),
             peers=peers,
             drops={reason.label: count for reason, count in sorted(status.drops.items()) if count},
+        )
+
+    def _show_cluster(self, now: float) -> show.Cluster | None:
+        if self._channel is None:
+            return show.Cluster(draining=True) if self._draining else None
+        cluster = self._channel.cluster
+        return show.Cluster(
+            member=cluster.member,
+            of=cluster.of,
+            first_shard=self._channel.run.first,
+            shards=self._channel.run.size,
+            draining=self._draining,
+            refused=cluster.refused,
+            members=[
+                show.ClusterMember(
+                    address=str(each.address),
+                    member=each.number,
+                    state="up" if cluster.is_heard(each, now) else "silent",
+                    last_heard_s=None if each.number is None else now - each.heard_at,
+                    behind=len(each.untold),
+                )
+                for each in cluster.members
+            ],
         )
 
 

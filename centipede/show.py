@@ -101,6 +101,32 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     paths: list[Path] = []
 
 
+class ClusterMember(msgspec.Struct, frozen=True, kw_only=True):
+    """Another machine that shares the private key."""
+
+    address: str
+    """Of the channel to it."""
+    member: int | None
+    """Its number; None while it was never heard."""
+    state: Literal["up", "silent"]
+    last_heard_s: float | None
+    behind: int
+    """Peers of which it has not acknowledged what it was told."""
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """This machine among those that share the private key; member 0 of 0 if it is not told of any."""
+
+    member: int = 0
+    of: int = 0
+    first_shard: int = 0
+    shards: int = 0
+    draining: bool = False
+    refused: int = 0
+    """Datagrams of the channel that did not count."""
+    members: list[ClusterMember] = []
+
+
 class Interface(msgspec.Struct, frozen=True, kw_only=True):
     """A running tunnel."""
 
@@ -115,6 +141,7 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
     listen: list[str]
     observed: dict[str, list[str]] = {}
     """For each local address, the addresses at which peers see it, where that differs: what translators make of it."""
+    cluster: Cluster | None = None
     pid: int = 0
     uptime_s: float = 0.0
     peers: list[Peer]
@@ -224,6 +251,7 @@ def _interface(shown: Interface, bold: Callable[[str], str]) -> str:
         ("addresses", _list(shown.addresses)),
         ("listening", _list(shown.listen)),
         ("seen as", "; ".join(_seen(local, found) for local, found in _observers(shown.peers).items())),
+        ("member", _cluster(shown.cluster) if shown.cluster else ""),
         ("mtu", str(shown.mtu)),
         ("engine", f"{shown.engine}, {_count(shown.workers, 'worker')}{details}"),
         ("engine reason", shown.engine_reason),
@@ -233,6 +261,24 @@ def _interface(shown: Interface, bold: Callable[[str], str]) -> str:
     for peer in sorted(shown.peers, key=_silence):
         lines += ["", *_peer(peer, bold)]
     return "\n".join(lines)
+
+
+def _cluster(cluster: Cluster) -> str:
+    words = ["draining"] if cluster.draining else []
+    if cluster.of:
+        last = cluster.first_shard + cluster.shards - 1
+        run = f"shard {last}" if cluster.shards == 1 else f"shards {cluster.first_shard} to {last}"
+        words.insert(0, f"{cluster.member} of {cluster.of}, {run}")
+    return "; ".join([*words, *(_other(each) for each in cluster.members)])
+
+
+def _other(member: ClusterMember) -> str:
+    name = member.address if member.member is None else f"{member.member} at {member.address}"
+    if member.last_heard_s is None:
+        return f"{name} never heard"
+    if member.state == "silent":
+        return f"{name} silent for {duration(member.last_heard_s)}"
+    return f"{name} up" + (f", {member.behind} peers behind" if member.behind else "")
 
 
 def _seen(local: str, found: dict[str, list[str]]) -> str:

@@ -15,7 +15,7 @@ from itertools import count
 from typing import Any
 
 from centipede.protocol.endpoint import Endpoint
-from centipede.protocol.identity import Identity
+from centipede.protocol.identity import Identity, PublicKey
 from centipede.protocol.node import Node, PeerRecord, PeerSpec
 from centipede.protocol.table import Run
 from centipede.protocol.timing import Timing
@@ -137,6 +137,8 @@ class Machine:
         """Of its tunnel's interface."""
         self.delivered = 0
         """Packets taken from the engine so far."""
+        self.news: set[PublicKey] = set()
+        """Peers of which other members are to be told."""
         self._world = world
         self._boot_s = boot_s
         self._run = Run(0, workers.bit_length() - 1)
@@ -260,6 +262,7 @@ class Machine:
         effects = self.node.take_effects()
         for record in effects.records:
             self.record = record
+        self.news.update(effects.news)
         if effects.table is not None:
             self.engine.apply(effects.table)
         self.mtu = effects.mtu or self.mtu

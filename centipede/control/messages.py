@@ -89,7 +89,15 @@ class SessionImport(_Request, frozen=True, kw_only=True, tag="session-import"):
     """As the other machine printed it."""
 
 
-Request: TypeAlias = Show | Stop | Sync | PeerAdd | PeerRemove | PeerSet | SessionOffer | SessionExport | SessionImport
+class MemberDrain(_Request, frozen=True, kw_only=True, tag="member-drain"):
+    """Ask all peers to send to other machines of this identity, or not any more. Answered by what was done."""
+
+    draining: bool
+
+
+Request: TypeAlias = (
+    Show | Stop | Sync | PeerAdd | PeerRemove | PeerSet | SessionOffer | SessionExport | SessionImport | MemberDrain
+)
 
 
 class Offered(msgspec.Struct, frozen=True, kw_only=True):

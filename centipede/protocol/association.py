@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from centipede.protocol.drops import DropReason
+from centipede.protocol.drops import DropReason, Refused
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.grant import Grant
 from centipede.protocol.handshake import Params, SessionKeys
@@ -75,6 +75,8 @@ class Session:
     """The peer's runs heard under it."""
     spare: range = field(default=range(0))
     """Shards that this machine may grant to others."""
+    made_here: bool = True
+    """Whether it is this machine's handshake, which makes it the one that tells other members of it."""
     tx_before: int = 0
     """Data packets sent to the peer when it was born."""
     tx_since: int = 0
@@ -328,3 +330,11 @@ class Association:
 def _established(session: Session) -> float:
     assert session.established is not None
     return session.established
+
+
+def run_of(first: int, k: int, reason: DropReason) -> Run:
+    """The run a peer says it has; Refused for this reason if there is no such run."""
+    try:
+        return Run(first, k)
+    except ValueError:
+        raise Refused(reason) from None

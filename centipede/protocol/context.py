@@ -37,7 +37,13 @@ class Context:
     """Shared by the parts of one node, and by nobody else."""
 
     def __init__(
-        self, identity: Identity, run: Run, timing: Timing, random: Callable[[int], bytes], largest_bytes: int
+        self,
+        identity: Identity,
+        run: Run,
+        timing: Timing,
+        random: Callable[[int], bytes],
+        largest_bytes: int,
+        spare: range | None = None,
     ) -> None:
         self.identity = identity
         self.run = run
@@ -55,7 +61,7 @@ class Context:
         """Name of the interface that a local address belongs to, as far as known."""
         self.largest_bytes = largest_bytes
         """UDP payload that the configured MTU asks for."""
-        self.spare = range(run.first + run.size, SHARDS_END)
+        self.spare = range(run.first + run.size, SHARDS_END) if spare is None else spare
         """Shards that may be granted to other machines, of a session made here."""
         self.params = Params(timing.gap_s, LARGEST_INNER, k=run.k)
         self.drops: Counter[DropReason] = Counter()
@@ -72,6 +78,7 @@ class Context:
         self.datagrams: list[Outgoing] = []
         self.log: list[LogLine] = []
         self.records: dict[PublicKey, PeerRecord] = {}
+        self.news: set[PublicKey] = set()
         self._peers = count(1)
         self._sessions = count(1)
         self._paths = count(1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.identity import PublicKey
 from centipede.protocol.spec import PeerRecord
 from centipede.protocol.table import ForwardingTable
 
@@ -47,5 +48,7 @@ class Effects:
     """Inner MTU that all usable paths carry; None: as before."""
     datagrams: tuple[Outgoing, ...] = ()
     log: tuple[LogLine, ...] = ()
+    news: tuple[PublicKey, ...] = ()
+    """Peers with a session or a timestamp that other members do not know of."""
     next_timer: float = float("inf")
     """Monotonic time of the next ``handle_timer``: infinite if nothing is due, and never before the latest ``now``."""

@@ -11,6 +11,7 @@ This module knows nothing of messages, files or where randomness comes from.
 from __future__ import annotations
 
 import hashlib
+import hmac
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from functools import cached_property
@@ -152,6 +153,10 @@ class Identity:
         if len(random) != KEY_BYTES:
             raise ValueError(f"a handshake takes {KEY_BYTES} random bytes, not {len(random)}")
         return hashlib.sha256(b"eph" + self._seed + context + random).digest()
+
+    def derive(self, purpose: bytes) -> bytes:
+        """32 secret bytes for a purpose, the same wherever the identity is held."""
+        return hmac.digest(self._seed, purpose, "sha256")
 
     def __repr__(self) -> str:
         return f"Identity({self.public.short}, secret)"

@@ -7,12 +7,16 @@ a late Acknowledge until the next one begins or it is dropped.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from centipede.protocol.bucket import Bucket
 from centipede.protocol.cookie import LIFE_S as COOKIE_LIFE_S
 from centipede.protocol.cookie import answered_mac1, mac1_of, open_cookie, with_mac2
 from centipede.protocol.drops import DropReason, Refused
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handshake import Attempt, Finished
+from centipede.protocol.path import Path
+from centipede.protocol.status import HandshakeStatus
 from centipede.protocol.timing import Timing
 
 _TRIES_PER_S = 20
@@ -145,3 +149,16 @@ class Initiation:
     def _send_at(self) -> float:
         times = self._timing.resend_s
         return self._started + times[self._sends] if self._sends < len(times) else float("inf")
+
+    def status(self, now: float, *, answering: bool, pairs: Collection[Path]) -> HandshakeStatus:
+        """A picture for ``show``; ``answering`` when an Initiate of the peer's waits to be confirmed."""
+        tried = len(self.pairs)
+        if answering:
+            step = "the peer's Initiate is answered, no packet has confirmed it"
+        elif not pairs:
+            step = "there is no address pair to send an Initiate on"
+        elif tried:
+            step = f"Initiate sent on {tried} address pair{'s' * (tried > 1)}, no valid answer yet"
+        else:
+            step = "about to begin"
+        return HandshakeStatus(step, self.reason, self.attempts, max(0.0, now - self.since) if self.attempts else 0.0)

@@ -22,6 +22,7 @@ from centipede.protocol.counters import EngineCounters
 from centipede.protocol.drops import DropReason, Refused
 from centipede.protocol.effects import Effects, LogLine, Outgoing
 from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.handover import Handover
 from centipede.protocol.handshake import acknowledge_sid, check_mac1
 from centipede.protocol.identity import Identity, PublicKey
 from centipede.protocol.migration import Migration
@@ -60,9 +61,13 @@ class Node:
         timing: Timing,
         random: Callable[[int], bytes],
         largest_bytes: int = START_BYTES,
+        spare: range | None = None,
     ) -> None:
-        """``random(n)`` gives n bytes fit for keys; ``largest_bytes`` is the UDP payload of the configured MTU."""
-        self._context = Context(identity, run, timing, random, largest_bytes)
+        """``random(n)`` gives n bytes fit for keys; ``largest_bytes`` is the UDP payload of the configured MTU.
+
+        ``spare`` are shards that may be granted to machines sessions are moved to; None for all behind the run.
+        """
+        self._context = Context(identity, run, timing, random, largest_bytes, spare)
         self._peers: dict[PublicKey, Peer] = {}
         self._numbered: dict[int, Peer] = {}
         self._responder = Responder(self._context, self._peers)
@@ -210,6 +215,29 @@ class Node:
         self._touch(peer, now).take_over(handover, now, move=export.move)
         return handover.peer
 
+    # Sharing with other members of a cluster.
+
+    @property
+    def announced(self) -> tuple[Endpoint, ...]:
+        """Own addresses that peers are told of."""
+        return self._context.announced
+
+    def share(
+        self, public_key: PublicKey, grant: Callable[[bytes], Run | None], addresses: Sequence[Endpoint], now: float
+    ) -> Handover | None:
+        """What another member, whom peers find at these addresses, is to know of a peer; None if there is no such peer.
+
+        ``grant`` gives that member's run by the base of a session; it is asked for sessions that this node made.
+        """
+        peer = self._peers.get(public_key)
+        return None if peer is None else self._touch(peer, now).share(grant, addresses, now)
+
+    def absorb(self, handover: Handover, now: float) -> None:
+        """Serve the sessions that another member made, and take over its timestamps. Unknown peers are ignored."""
+        peer = self._peers.get(handover.peer)
+        if peer is not None and handover.local == self._context.identity.public:
+            self._touch(peer, now).absorb(handover, now)
+
     def seek(self, public_key: PublicKey, now: float) -> None:
         """Try to reach a peer at once, whatever was tried before. KeyError if there is none."""
         peer = self._peers[public_key]
@@ -316,9 +344,11 @@ class Node:
             mtu=mtu,
             datagrams=tuple(context.datagrams),
             log=tuple(context.log),
+            news=tuple(context.news),
             next_timer=min((self._raise_mtu_at, self._migration.expires_at(), *self._timers.values())),
         )
         context.records.clear()
+        context.news.clear()
         context.datagrams.clear()
         context.log.clear()
         return effects

@@ -10,17 +10,17 @@ Invariants: a timestamp is in the record before an Initiate carries it; the floo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from centipede.protocol.association import Association, Session
+from centipede.protocol.association import Association, Session, run_of
 from centipede.protocol.context import Context
 from centipede.protocol.cookie import mac1_of
 from centipede.protocol.counters import EngineCounters
 from centipede.protocol.drops import DropReason, Refused
 from centipede.protocol.effects import Level
 from centipede.protocol.endpoint import Endpoint
-from centipede.protocol.handover import Handover
+from centipede.protocol.handover import HandedSession, Handover
 from centipede.protocol.handshake import Attempt, Finished
 from centipede.protocol.initiation import Initiation
 from centipede.protocol.members import Members
@@ -29,7 +29,7 @@ from centipede.protocol.path import Path
 from centipede.protocol.reach import Reach
 from centipede.protocol.session import Header
 from centipede.protocol.spec import PeerRecord, PeerSpec
-from centipede.protocol.status import HandshakeStatus, PeerStatus, SessionState, SessionStatus
+from centipede.protocol.status import PeerStatus, SessionState, SessionStatus
 from centipede.protocol.succession import Succession
 from centipede.protocol.table import Datagram, ReceiveSession, Run, TablePeer
 from centipede.protocol.wire import Addresses, Heartbeat, Observed, Parted, UnknownControl, decode_control
@@ -121,6 +121,20 @@ class Peer:
         sessions = self._succession.hand_over(offer, now, move=move)
         if move:
             self._drop_attempt()
+        return self._handover(sessions)
+
+    def share(self, grant: Callable[[bytes], Run | None], addresses: Sequence[Endpoint], now: float) -> Handover:
+        """What another member is to know: the sessions made here, with the run ``grant`` gives it by their base."""
+        return self._handover(self._succession.share(grant, addresses, now))
+
+    def absorb(self, handover: Handover, now: float) -> None:
+        """Take over timestamps, and sessions if there are any, that another member told of."""
+        if handover.sessions:
+            self.take_over(handover, now, move=False)
+        else:
+            self._note_timestamps(handover.floor, handover.last_used)
+
+    def _handover(self, sessions: tuple[HandedSession, ...]) -> Handover:
         return Handover(
             local=self._context.identity.public,
             peer=self.spec.public_key,
@@ -130,10 +144,14 @@ class Peer:
             sessions=sessions,
         )
 
+    def _note_timestamps(self, floor: int, last_used: int) -> None:
+        """The greater ones hold for all that serve the identity."""
+        record = self.record
+        self._store(replace(record, floor=max(record.floor, floor), last_used=max(record.last_used, last_used)))
+
     def take_over(self, handover: Handover, now: float, *, move: bool) -> None:
         """Serve sessions that another machine handed over, from now on."""
-        floor = max(self.record.floor, handover.floor)
-        self._store(replace(self.record, floor=floor, last_used=max(self.record.last_used, handover.last_used)))
+        self._note_timestamps(handover.floor, handover.last_used)
         self._succession.take_over(handover.sessions, self.spec.public_key, now, home=move)
         self._drop_attempt()
         self._initiation.succeed()
@@ -312,8 +330,10 @@ class Peer:
         return PeerStatus(
             public_key=self.spec.public_key,
             name=self.spec.name,
-            session=SessionStatus(state, now - shown.born if shown else None, self._rekeys, self._succession.moved),
-            handshake=self._handshake_status(now) if trying or self._association.pending else None,
+            session=SessionStatus(state, now - shown.born if shown else None, self._rekeys),
+            handshake=self._initiation.status(now, answering=bool(self._association.pending), pairs=self._reach.pairs)
+            if trying or self._association.pending
+            else None,
             allowed_ips=self.spec.allowed_ips,
             scheduler=self.spec.scheduler,
             rx_bytes=traffic.rx_bytes,
@@ -324,20 +344,6 @@ class Peer:
             members=self._members.status(),
             paths=self._reach.status(now),
         )
-
-    def _handshake_status(self, now: float) -> HandshakeStatus:
-        initiation = self._initiation
-        pairs = len(initiation.pairs)
-        if self._association.pending:
-            step = "the peer's Initiate is answered, no packet has confirmed it"
-        elif not self._reach.pairs:
-            step = "there is no address pair to send an Initiate on"
-        elif pairs:
-            step = f"Initiate sent on {pairs} address pair{'s' * (pairs > 1)}, no valid answer yet"
-        else:
-            step = "about to begin"
-        age_s = max(0.0, now - initiation.since) if initiation.attempts else 0.0
-        return HandshakeStatus(step, initiation.reason, initiation.attempts, age_s)
 
     # Handshakes.
 
@@ -395,6 +401,7 @@ class Peer:
         context = self._context
         timestamp = min(max(wall_ns, self.record.last_used + 1), _LARGEST_TIMESTAMP)
         self._store(replace(self.record, last_used=timestamp))
+        context.news.add(self.spec.public_key)
         attempt = Attempt.begin(
             context.identity,
             self.spec.public_key,
@@ -448,6 +455,7 @@ class Peer:
         before = self._association.current
         session.tx_before = self._reach.traffic.tx_packets
         self._association.establish(session, now)
+        self._context.news.add(self.spec.public_key)
         self._drop_attempt()
         self._initiation.succeed()
         self._reach.pulse.note_heard()
@@ -481,11 +489,3 @@ class Peer:
 
     def _say(self, text: str, now: float, level: Level = "info") -> None:
         self._context.say(level, f"peer {self.spec.label}: {text}", now)
-
-
-def run_of(first: int, k: int, reason: DropReason) -> Run:
-    """The run a peer says it has; Refused for this reason if there is no such run."""
-    try:
-        return Run(first, k)
-    except ValueError:
-        raise Refused(reason) from None

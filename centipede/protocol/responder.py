@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from ipaddress import ip_address
 
-from centipede.protocol.association import Session
+from centipede.protocol.association import Session, run_of
 from centipede.protocol.bucket import Bucket, BucketTable
 from centipede.protocol.context import Context
 from centipede.protocol.cookie import CookieJar, seal_cookie
@@ -18,7 +18,7 @@ from centipede.protocol.drops import DropReason, Refused
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handshake import MAC_BYTES, Initiate, check_mac1, initiate_digest, open_initiate
 from centipede.protocol.identity import PublicKey
-from centipede.protocol.peer import Peer, run_of
+from centipede.protocol.peer import Peer
 from centipede.protocol.table import Datagram
 
 MOST_ACKNOWLEDGED_PAIRS = 16

@@ -5,7 +5,7 @@ docs/protocol.md "Handing over". What travels is a Handover (handover.py); how t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from centipede.errors import HandoverError
 from centipede.protocol.association import Association, Session
@@ -17,6 +17,7 @@ from centipede.protocol.identity import PublicKey
 from centipede.protocol.leave import Leave
 from centipede.protocol.offer import Offer
 from centipede.protocol.reach import Reach
+from centipede.protocol.table import Run
 
 
 class Succession:
@@ -71,6 +72,19 @@ class Succession:
         else:
             self._reach.introduce(offer.addresses, now)
         return tuple(handed)
+
+    def share(
+        self, grant: Callable[[bytes], Run | None], addresses: Sequence[Endpoint], now: float
+    ) -> tuple[HandedSession, ...]:
+        """The sessions made here, for another member, which peers find at ``addresses``; ``grant`` gives its run."""
+        made_here = [each for each in self._association.established if each.made_here and not self.moved]
+        mine = [(each, grant(each.base)) for each in made_here[:MOST_SESSIONS]]
+        if mine and addresses:
+            self._reach.introduce(addresses, now)
+        last_traffic = self._reach.pulse.last_traffic
+        return tuple(
+            describe(each, Grant(run, 0, 0), self._context, last_traffic, now) for each, run in mine if run is not None
+        )
 
     def take_over(self, sessions: Sequence[HandedSession], remote: PublicKey, now: float, *, home: bool) -> None:
         """Serve the peer (its key is ``remote``) under sessions that another machine handed over, from now on."""
@@ -151,7 +165,7 @@ def adopt(
     A ``home`` renews it as if it had made it; another machine leaves that to the home, as long as that does it in time.
     """
     timing, born = context.timing, now - handed.age_s
-    due_s = timing.rekey_fallback_s
+    due_s = timing.rekey_fallback_s + (0.0 if home else timing.rekey_jitter_s * context.fraction())
     if home and handed.ours:
         due_s = min(timing.rekey_s + timing.rekey_jitter_s * context.fraction(), due_s)
     return Session(
@@ -162,6 +176,7 @@ def adopt(
         run=handed.peer_run,
         own=handed.grant.run,
         spare=range(handed.grant.first, handed.grant.end),
+        made_here=False,
         keys=handed.keys,
         timestamp=handed.timestamp,
         initiator=context.identity.public if handed.ours else remote,

@@ -139,7 +139,17 @@ MISTAKES = [
     ("rekey_s =", "rekey =", "[timing]: rekey: there is no such key; did you mean rekey_s?"),
     ("mtu = 1380", "zzzzzz = 1", "zzzzzz: there is no such key; there are private_key_file, "),
     ("[timing]", "[timings]", "[timings]: there is no such section; did you mean timing?"),
-    ("[[peer]]\npublic_key", "[cluster]\n[[peer]]\npublic_key", "[cluster]: several machines ... not available"),
+    ("[[peer]]\npublic_key", "[cluster]\n[[peer]]\npublic_key", "[cluster]: member: is missing; add member = 2"),
+    (
+        "[[peer]]\npublic_key",
+        '[cluster]\nmember = 3\nof = 2\nlisten = "10.8.0.1:5"\nmembers = []\n[[peer]]\npublic_key',
+        "[cluster]: member: 3 is not in 1 to 2; write member = 2",
+    ),
+    (
+        "[[peer]]\npublic_key",
+        '[cluster]\nmember = 1\nof = 2\nlisten = "10.8.0.1:5"\nmembers = ["10.8.0.1:5"]\n[[peer]]\npublic_key',
+        "[cluster]: members: 10.8.0.1:5 is this machine's own; name only the others",
+    ),
     ("[interface]", "[interfaces]", "[interfaces]: there is no such section; did you mean interface?"),
     # missing
     ("[interface]", "[[peer]]", "[interface]: is missing; add the section"),

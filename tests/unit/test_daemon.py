@@ -219,7 +219,13 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
         return Listening(engine, listen, tunnel, mark, open_sockets)
 
     def node(
-        identity: Identity, *, run: Run, timing: Timing, random: Callable[[int], bytes], largest_bytes: int
+        identity: Identity,
+        *,
+        run: Run,
+        spare: range | None,
+        timing: Timing,
+        random: Callable[[int], bytes],
+        largest_bytes: int,
     ) -> PlayedNode:
         assert len(random(32)) == 32
         return PlayedNode(stage)

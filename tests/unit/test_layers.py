@@ -1,4 +1,4 @@
-"""Imports go one way: cli, daemon, {config, control, system}, engine, protocol; the lab stands on top of them all."""
+"""Imports go one way: cli, daemon, {cluster, config, control, system}, engine, protocol; the lab stands on top of them all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LAYERS: list[set[str]] = [
     {"centipede.errors", "centipede.protocol.drops"},
     {"centipede.protocol"},
     {"centipede.engine"},
-    {"centipede.config", "centipede.control", "centipede.system", "centipede.log"},
+    {"centipede.cluster", "centipede.config", "centipede.control", "centipede.system", "centipede.log"},
     {"centipede.daemon"},
     {"centipede.cli"},
 ]

@@ -1,0 +1,226 @@
+"""Cluster: the members that one daemon knows, and what they have been told. docs/protocol.md "A cluster".
+
+Pure: gets the time and datagrams, gives datagrams. Each second every member says HELLO to the others. The member that
+made a session tells it to each other at once, and again each second until that has acknowledged. Timestamps go the same
+way: the greatest wins. A member that comes, or comes back, is told everything.
+
+Nothing here is waited for: a member that hears nobody serves what it has, and renews it.
+
+Invariants: a message counts only if it was sealed with the identity's key, to this life, and after all others of its
+sender's that counted; a session is taken over once in a life.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from centipede.cluster.grants import Grants
+from centipede.cluster.message import ACK, HELLO, LIFE_BYTES, NO_LIFE, STATE, Message
+from centipede.errors import HandoverError
+from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.handover import MOST_SESSIONS, Handover
+from centipede.protocol.identity import KEY_BYTES, PublicKey
+from centipede.protocol.session import LARGEST_K
+from centipede.protocol.wire import ADDRESS_BYTES, MOST_ADDRESSES, decode_address, encode_address
+
+HELLO_S = 1.0
+SILENT_S = 3.0
+"""A member not heard for this long is shown as silent."""
+_ANSWER_GAP_S = 0.1
+_MOST_AT_ONCE = 64
+"""States told to one member in one go; the others follow a second later, or when these are acknowledged."""
+_FORGET_S = 600.0
+"""Longer than any session lives."""
+_MOST_LIVES = 64
+
+_HELLO = struct.Struct(">BBxx")
+_STATE = struct.Struct(">B7xQ")
+_ACK = struct.Struct(f">Q{KEY_BYTES}s")
+
+
+class Sessions(Protocol):
+    """What the cluster wants of the node."""
+
+    def share(
+        self, public_key: PublicKey, grants: Grants, member: int, life: bytes, k: int, addresses: Sequence[Endpoint]
+    ) -> Handover | None:
+        """What another member is to know of a peer, with the shards it gets; None if there is no such peer."""
+
+    def absorb(self, handover: Handover) -> None:
+        """Serve what another member told."""
+
+
+@dataclass(slots=True)
+class Member:
+    """Another member, at one address of the channel."""
+
+    address: Endpoint
+    number: int | None = None
+    """None until it was heard."""
+    life: bytes = NO_LIFE
+    k: int = 0
+    outer: tuple[Endpoint, ...] = ()
+    """Where peers may find it."""
+    heard_at: float = float("-inf")
+    counter: int = -1
+    """Of its last message that counted."""
+    untold: dict[PublicKey, int] = field(default_factory=dict)
+    """Peers whose state it has not acknowledged, with the revision that it must."""
+    answered_at: float = float("-inf")
+
+
+class Cluster:
+    """One member's view of all."""
+
+    def __init__(
+        self, secret: bytes, member: int, of: int, k: int, others: Sequence[Endpoint], life: bytes, sessions: Sessions
+    ) -> None:
+        """``member`` counts from 1; ``others`` are addresses of the channel; ``life`` 16 random bytes."""
+        assert len(life) == LIFE_BYTES
+        self.member = member
+        self.of = of
+        self.members = [Member(address) for address in others]
+        self.refused = 0
+        """Datagrams that were not authentic, not new, not to this life, or made no sense."""
+        self.next_timer = float("-inf")
+        self._secret = secret
+        self._k = k
+        self._life = life
+        self._sessions = sessions
+        self._grants = Grants(of)
+        self._outer: tuple[Endpoint, ...] = ()
+        self._peers: set[PublicKey] = set()
+        self._counter = 0
+        self._revision = 0
+        self._hello_at = float("-inf")
+        self._taken: dict[bytes, float] = {}
+        """Bases of sessions taken over in this life, and when."""
+        self._past: list[bytes] = []
+        """Lives that are over."""
+        self._datagrams: list[tuple[Endpoint, bytes]] = []
+
+    def set_outer(self, addresses: Sequence[Endpoint]) -> None:
+        """Say where peers may find this member."""
+        outer = tuple(addresses[:MOST_ADDRESSES])
+        if outer != self._outer:
+            self._outer = outer
+            self._hello_at = self.next_timer = float("-inf")
+
+    def set_peers(self, peers: Iterable[PublicKey]) -> None:
+        """Say whom this member serves."""
+        self._peers = set(peers)
+
+    def tell(self, peers: Iterable[PublicKey]) -> None:
+        """These have a new session or timestamp, which all members are to know."""
+        for public_key in peers:
+            self._revision += 1
+            for member in self.members:
+                if member.number is not None:
+                    member.untold[public_key] = self._revision
+            self.next_timer = float("-inf")
+
+    def is_heard(self, member: Member, now: float) -> bool:
+        return now < member.heard_at + SILENT_S
+
+    def receive(self, source: Endpoint, data: bytes, now: float) -> None:
+        """Take a datagram of the channel. Never raises."""
+        member = next((each for each in self.members if each.address == source), None)
+        message = Message.open(self._secret, data) if member is not None else None
+        if member is None or message is None or not self._counts(member, message, now):
+            self.refused += 1
+            return
+        body = message.body
+        if message.kind == HELLO and len(body) >= _HELLO.size:
+            k, count = _HELLO.unpack_from(body)
+            if k <= LARGEST_K and len(body) == _HELLO.size + count * ADDRESS_BYTES and count <= MOST_ADDRESSES:
+                found = (decode_address(body, _HELLO.size + n * ADDRESS_BYTES) for n in range(count))
+                self._hear(member, message, k, tuple(each for each in found if each is not None), now)
+        elif message.kind == STATE and len(body) >= _STATE.size:
+            self._take(member, body, now)
+        elif message.kind == ACK and len(body) == _ACK.size:
+            revision, raw = _ACK.unpack(body)
+            for public_key in [key for key, due in member.untold.items() if key.raw == raw and due <= revision]:
+                del member.untold[public_key]
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due. Harmless at any time."""
+        if now >= self._hello_at:
+            self._hello_at = now + HELLO_S
+            self._taken = {base: at for base, at in self._taken.items() if now < at + _FORGET_S}
+            for member in self.members:
+                self._greet(member, now)
+        for member in self.members:
+            self._tell(member, now)
+        self.next_timer = self._hello_at
+
+    def take(self) -> list[tuple[Endpoint, bytes]]:
+        """Datagrams to send."""
+        datagrams, self._datagrams = self._datagrams, []
+        return datagrams
+
+    def _counts(self, member: Member, message: Message, now: float) -> bool:
+        if message.member == self.member or message.of != self.of or not 1 <= message.member <= self.of:
+            return False
+        if message.life in self._past or (message.life == member.life and message.counter <= member.counter):
+            return False
+        if message.to != self._life:  # it does not know us yet, or this is old: only who answers is believed
+            if message.kind == HELLO and now >= member.answered_at + _ANSWER_GAP_S:
+                self._greet(member, now, to=message.life)
+            return False
+        if message.kind != HELLO and message.life != member.life:
+            return False
+        if message.life == member.life:
+            member.counter = message.counter
+            member.heard_at = now
+        return True
+
+    def _hear(self, member: Member, message: Message, k: int, outer: tuple[Endpoint, ...], now: float) -> None:
+        member.heard_at = now
+        fresh = message.life != member.life
+        if fresh and member.life != NO_LIFE:
+            self._past = [*self._past, member.life][-_MOST_LIVES:]
+        if fresh or outer != member.outer:
+            member.number, member.life, member.k, member.outer = message.member, message.life, k, outer
+            member.counter = message.counter
+            self._revision += 1
+            member.untold = dict.fromkeys(self._peers, self._revision)
+            self._hello_at = self.next_timer = float("-inf")
+
+    def _take(self, member: Member, body: bytes, now: float) -> None:
+        sessions, revision = _STATE.unpack_from(body)
+        try:
+            handover = Handover.decode(body[_STATE.size :], sessions=min(sessions, MOST_SESSIONS + 1), k=self._k)
+        except HandoverError:
+            self.refused += 1
+            return
+        if handover.peer not in self._peers:  # not acknowledged: it may be configured here a little later
+            return
+        fresh = tuple(each for each in handover.sessions if each.base not in self._taken)
+        self._taken.update((each.base, now) for each in fresh)
+        self._sessions.absorb(replace(handover, sessions=fresh))
+        self._send(member, ACK, _ACK.pack(revision, handover.peer.raw))
+
+    def _greet(self, member: Member, now: float, to: bytes | None = None) -> None:
+        member.answered_at = now
+        body = _HELLO.pack(self._k, len(self._outer)) + b"".join(map(encode_address, self._outer))
+        self._send(member, HELLO, body, to)
+
+    def _tell(self, member: Member, now: float) -> None:
+        if member.number is None or not self.is_heard(member, now):
+            return
+        for public_key, revision in tuple(member.untold.items())[:_MOST_AT_ONCE]:
+            handover = self._sessions.share(
+                public_key, self._grants, member.number, member.life, member.k, member.outer
+            )
+            if handover is None:
+                del member.untold[public_key]
+            else:
+                self._send(member, STATE, _STATE.pack(len(handover.sessions), revision) + handover.encode())
+
+    def _send(self, member: Member, kind: int, body: bytes, to: bytes | None = None) -> None:
+        message = Message(kind, self.member, self.of, self._life, to or member.life, self._counter, body)
+        self._counter += 1
+        self._datagrams.append((member.address, message.seal(self._secret)))

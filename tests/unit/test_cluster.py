@@ -1,0 +1,238 @@
+"""Members of a cluster: what they tell each other, and what clients notice of it.
+
+The simulated world checks that no nonce is used twice, whichever member seals, and that nothing is delivered twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from centipede.cluster.cluster import Cluster
+from centipede.cluster.grants import SLOTS_END, SPARE, Grants, slot
+from centipede.cluster.message import HELLO, NO_LIFE, Message
+from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.handover import Handover
+from centipede.protocol.identity import PublicKey
+from centipede.protocol.node import PeerSpec
+from centipede.protocol.timing import Timing
+from lab.world_model import PORT, Machine, Uplink, World
+
+SECRET = bytes(range(32))
+SERVERS = 3
+
+
+class Joined:
+    """A machine's node and its part of the cluster."""
+
+    def __init__(self, world: Shared, machine: Machine, number: int) -> None:
+        self.world, self.machine, self.number = world, machine, number
+        self.address = Endpoint(f"10.8.0.{number}", 1)
+        self.cut = False
+        self.begin()
+
+    def begin(self) -> None:
+        run = slot(self.number, SERVERS, 0, 0)
+        assert run is not None
+        machine = self.machine
+        machine._run = run  # the world's machines are alone otherwise
+        machine.start()
+        others = [Endpoint(f"10.8.0.{n}", 1) for n in range(1, SERVERS + 1) if n != self.number]
+        life = self.world.dice.randbytes(16)
+        self.cluster = Cluster(SECRET, self.number, SERVERS, 0, others, life, self)
+
+    def share(
+        self, public_key: PublicKey, grants: Grants, member: int, life: bytes, k: int, addresses: Sequence[Endpoint]
+    ) -> Handover | None:
+        return self.machine.node.share(
+            public_key, lambda base: grants.run(base, member, life, k), addresses, self.machine.now
+        )
+
+    def absorb(self, handover: Handover) -> None:
+        self.machine.node.absorb(handover, self.machine.now)
+
+    def step(self) -> None:
+        cluster, now = self.cluster, self.machine.now
+        cluster.set_outer([uplink.local for uplink in self.machine.uplinks])
+        cluster.set_peers([self.world.client.identity.public])
+        if cluster.next_timer <= now:
+            cluster.handle_timer(now)
+        for address, data in cluster.take():
+            other = next(each for each in self.world.joined if each.address == address)
+            if not (self.cut or other.cut):
+                other.cluster.receive(self.address, data, other.machine.now)
+        self.machine.hurry()
+
+
+class Shared(World):
+    """A client behind a NAT that knows one address, and three members."""
+
+    client: Machine
+    joined: list[Joined]
+
+    @classmethod
+    def up(cls, **options: object) -> Shared:
+        world = cls.quiet(nat=True, **options)  # type: ignore[arg-type]  # the options of World.quiet, by name
+        assert isinstance(world, Shared)
+        world.client, first = world.machines
+        machines = [first]
+        for number in (2, 3):
+            machine = Machine(f"m{number}", bytes([2]) * 32, world, [Uplink(Endpoint(f"10.3.{number}.1", PORT))])
+            machine.configure(PeerSpec(world.client.identity.public, "a"), [])
+            world.machines.append(machine)
+            machines.append(machine)
+        world.joined = [Joined(world, machine, number) for number, machine in enumerate(machines, 1)]
+        world.client.start()
+        world.tick()
+        world.pass_s(3.0)
+        return world
+
+    def tick(self) -> None:
+        for each in self.joined:
+            each.cluster.tell(each.machine.news)
+            each.machine.news.clear()
+            each.step()
+        self.clock.at(self.clock.now + 0.02, self.tick)
+
+    def note_delivered(self, name: str, packet: bytes) -> None:
+        super().note_delivered("b" if name.startswith("m") else name, packet)
+
+    def pass_s(self, seconds: float) -> None:
+        self.clock.run_until(self.clock.now + seconds)
+
+    def wait(self, condition: Callable[[], bool], within_s: float) -> None:
+        until = self.clock.now + within_s
+        while not condition():
+            assert self.clock.now < until, "\n".join(self.log)
+            self.pass_s(0.02)
+
+    def served_by(self) -> set[int]:
+        """Shards of the members that the client sends to."""
+        return {plan.run.first for plan in self.client.engine.table.peers[0].plans}
+
+    def lost(self) -> int:
+        until = self.clock.now - 0.5
+        return sum(key not in self.received for key, at in self.sent.items() if at <= until)
+
+
+SLOTS = {0, 16, 32}
+
+
+def test_a_client_that_knows_one_member_sends_to_all() -> None:
+    world = Shared.up()
+    world.send_packets(world.client, 0.02, world.clock.now + 5.0)
+    world.wait(lambda: world.served_by() == SLOTS, 2.0)
+    world.pass_s(4.0)
+    assert world.lost() == 0
+
+
+def test_the_others_go_on_when_the_maker_of_a_session_dies_before_its_rekey() -> None:
+    world = Shared.up(timing=Timing(rekey_s=40.0, rekey_fallback_s=45.0, reject_s=60.0))
+    world.send_packets(world.client, 0.02, world.clock.now + 100.0)
+    world.wait(lambda: world.served_by() == SLOTS, 2.0)
+    world.pass_s(5.0)
+    first = world.joined[0]
+    first.cut = True
+    first.machine.uplinks = []  # no bye
+    world.pass_s(2.0)
+    assert world.served_by() == {16, 32}
+    lost = world.lost()
+    world.pass_s(95.0)
+    assert world.lost() == lost, "a rekey lost packets"
+    assert world.client.node.status(world.client.now).peers[0].session.rekeys >= 2
+
+
+def test_a_member_that_comes_back_gets_other_shards_of_the_same_session() -> None:
+    world = Shared.up()
+    world.send_packets(world.client, 0.02, world.clock.now + 30.0)
+    world.wait(lambda: world.served_by() == SLOTS, 2.0)
+    second = world.joined[1]
+    second.machine.record = None
+    second.begin()
+    world.wait(lambda: 16 + 16 * SERVERS in world.served_by(), 4.0)
+    assert world.client.node.status(world.client.now).peers[0].session.rekeys == 0
+
+
+def test_members_that_do_not_hear_each_other_use_no_nonce_twice() -> None:
+    world = Shared.up(timing=Timing(rekey_s=20.0, rekey_fallback_s=25.0, reject_s=30.0))
+    world.send_packets(world.client, 0.02, world.clock.now + 90.0)
+    world.wait(lambda: world.served_by() == SLOTS, 2.0)
+    for each in world.joined:
+        each.cut = True
+    world.pass_s(60.0)  # the world ends at a nonce used twice, and at a packet delivered twice
+    for each in world.joined:
+        each.cut = False
+    world.wait(lambda: len(world.served_by()) == SERVERS, 30.0)
+
+
+def test_timestamps_are_shared_and_the_greatest_holds() -> None:
+    world = Shared.up()
+    first, second, _ = world.joined
+    world.pass_s(2.0)
+    assert first.machine.record is not None
+    assert second.machine.record is not None
+    assert first.machine.record.floor > 0
+    assert second.machine.record.floor == first.machine.record.floor
+
+
+def test_a_slot_is_given_once_to_each_life() -> None:
+    grants = Grants(8)
+    run = grants.run(b"base-a", 3, b"life-1", 2)
+    assert run == slot(3, 8, 0, 2)
+    assert grants.run(b"base-a", 3, b"life-1", 2) == run
+    again = grants.run(b"base-a", 3, b"life-2", 2)
+    assert again == slot(3, 8, 1, 2)
+    assert grants.run(b"base-b", 3, b"life-2", 2) == run, "another session has other keys"
+    lives = [grants.run(b"base-a", 3, bytes([n]) * 6, 2) for n in range(100)]
+    given = [each.first for each in lives if each is not None]
+    assert len(set(given)) == len(given)
+    assert max(given) < SLOTS_END <= SPARE.start
+    assert lives[-1] is None
+
+
+@pytest.mark.parametrize("member", range(1, 9))
+def test_slots_of_members_are_disjoint(member: int) -> None:
+    mine = {slot(member, 8, life, 4) for life in range(60)}
+    for other in range(1, 9):
+        if other != member:
+            assert mine.isdisjoint({slot(other, 8, life, 4) for life in range(60)})
+
+
+def test_a_message_opens_whole_and_with_the_secret_alone() -> None:
+    message = Message(HELLO, 2, 3, b"l" * 16, NO_LIFE, 7, b"body")
+    data = message.seal(SECRET)
+    assert Message.open(SECRET, data) == message
+    assert Message.open(bytes(32), data) is None
+    assert all(Message.open(SECRET, data[:length]) is None for length in range(len(data)))
+    for bit in range(len(data) * 8):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        assert Message.open(SECRET, bytes(changed)) is None
+
+
+def test_what_was_said_to_another_life_or_twice_does_not_count() -> None:
+    world = Shared.up()
+    first, second, _ = world.joined
+    now = first.machine.now
+    heard = next(each for each in first.cluster.members if each.address == second.address)
+    assert heard.number == 2
+    hello = Message(HELLO, 2, SERVERS, heard.life, first.cluster._life, heard.counter + 1, bytes(4))
+    for wrong in (
+        replace(hello, to=NO_LIFE),
+        replace(hello, to=b"x" * 16),
+        replace(hello, member=1),
+        replace(hello, of=4),
+        replace(hello, counter=0),
+    ):
+        refused, counter = first.cluster.refused, heard.counter
+        first.cluster.receive(second.address, wrong.seal(SECRET), now)
+        assert (first.cluster.refused, heard.counter) == (refused + 1, counter)
+    refused = first.cluster.refused
+    first.cluster.receive(second.address, hello.seal(SECRET), now)
+    assert first.cluster.refused == refused
+    first.cluster.receive(second.address, hello.seal(SECRET), now)
+    assert first.cluster.refused == refused + 1
+    first.cluster.receive(Endpoint("10.9.9.9", 1), hello.seal(SECRET), now)
+    assert first.cluster.refused == refused + 2
