@@ -51,6 +51,12 @@ class Channel:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the socket."""
+        host, port = self._socket.getsockname()[:2]
+        return host, port
+
     def fileno(self) -> int:
         return self._socket.fileno()
 

@@ -151,7 +151,7 @@ class Cluster:
             self._hello_at = now + HELLO_S
             self._taken = {base: at for base, at in self._taken.items() if now < at + _FORGET_S}
             for member in self.members:
-                self._greet(member, now)
+                self._greet(member)
         for member in self.members:
             self._tell(member, now)
         self.next_timer = self._hello_at
@@ -168,7 +168,8 @@ class Cluster:
             return False
         if message.to != self._life:  # it does not know us yet, or this is old: only who answers is believed
             if message.kind == HELLO and now >= member.answered_at + _ANSWER_GAP_S:
-                self._greet(member, now, to=message.life)
+                member.answered_at = now
+                self._greet(member, to=message.life)
             return False
         if message.kind != HELLO and message.life != member.life:
             return False
@@ -203,8 +204,7 @@ class Cluster:
         self._sessions.absorb(replace(handover, sessions=fresh))
         self._send(member, ACK, _ACK.pack(revision, handover.peer.raw))
 
-    def _greet(self, member: Member, now: float, to: bytes | None = None) -> None:
-        member.answered_at = now
+    def _greet(self, member: Member, to: bytes | None = None) -> None:
         body = _HELLO.pack(self._k, len(self._outer)) + b"".join(map(encode_address, self._outer))
         self._send(member, HELLO, body, to)
 

@@ -11,6 +11,7 @@ from centipede.errors import HandoverError
 from centipede.protocol.association import Association, Session
 from centipede.protocol.context import Context
 from centipede.protocol.effects import Level
+from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.grant import Grant
 from centipede.protocol.handover import MOST_SESSIONS, HandedSession
 from centipede.protocol.identity import PublicKey

@@ -1,4 +1,4 @@
-"""Imports go one way: cli, daemon, {cluster, config, control, system}, engine, protocol; the lab stands on top of them all."""
+"""Imports go one way: cli, daemon, {cluster, config, control, system}, engine, protocol; the lab stands on them all."""
 
 from __future__ import annotations
 
