@@ -1,6 +1,6 @@
 """Who gets through to whom across NATs: what theory says of a pair, and what the evidence of a failure says.
 
-Owns both judgements, as pure functions; lab/meeting.py measures. docs/roaming.md "NAT" has the table, which a test
+Owns both judgements, as pure functions; lab/meeting.py measures. docs/nat.md has the table, which a test
 compares with :func:`theory`.
 
 Two ends that know each other's key alone are told, by a third peer that is public, the addresses at which that one sees

@@ -1,4 +1,4 @@
-"""Shares: which of a peer's machines each flow goes to. docs/protocol.md "Members".
+"""Shares: which of a peer's machines each flow goes to. docs/protocol.md "Sending to several".
 
 Flows are told apart by a hash of :data:`centipede.protocol.table.BUCKETS` values, and each value has one machine, found
 by weighted rendezvous hashing: a machine's chance is its weight's part of all weights, and when one comes, goes or

@@ -1,6 +1,6 @@
 """Timing: every duration of the protocol, as one value.
 
-The defaults are the protocol's (docs/protocol.md "States and timers"); tests and labs shorten them through the
+The defaults are the protocol's (docs/protocol.md "Constants"); tests and labs shorten them through the
 ``[timing]`` section of the configuration. Two ends need not agree: what the other must know travels in heartbeats and
 handshake parameters.
 """

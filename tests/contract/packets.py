@@ -48,7 +48,7 @@ def seal(
     shard: int = 0,
     control: bool = False,
 ) -> bytes:
-    """A session packet, from docs/protocol.md "Session packet" alone."""
+    """A session packet, from docs/protocol.md "Session packets" alone."""
     head = (control << 62 | source << 48 | counter).to_bytes(8, "big") + base + shard.to_bytes(2, "big")
     sealed = ChaCha20Poly1305(key).encrypt(bytes(4) + head[:8], plaintext, head)
     return head + sealed[-16:] + sealed[:-16]

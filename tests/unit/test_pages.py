@@ -1,4 +1,4 @@
-"""The pages for people: configurations they show are accepted, and what they link to is there."""
+"""The pages for people: configurations they show are accepted, and what they link to, or the code cites, is there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,18 @@ SHOWN = [
     for page in PAGES
     for number, block in enumerate(re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL), 1)
 ]
+CODE = [
+    path
+    for part in ("centipede", "lab", "tests")
+    for path in ROOT.glob(f"{part}/**/*")
+    if path.suffix in {".py", ".c", ".h"} and path.name != "_native.c"
+]
+CITED = re.compile(r'(docs/[a-z-]+\.md) "([^"]+)"')
 OWN, PEER = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2))
+
+
+def titles(page: Path) -> list[str]:
+    return re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("shown", SHOWN)
@@ -44,6 +55,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = page.parent / path if path else page
         assert target.exists(), f"{page.name}: there is no {path}"
         if anchor:
-            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
-            known = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+            known = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles(target)}
             assert anchor in known, f"{page.name}: {path} has no section {anchor}"
+
+
+def test_sections_cited_in_the_code_are_there() -> None:
+    cited = {found: path for path in CODE for found in CITED.findall(path.read_text())}
+    assert cited
+    for (page, title), path in cited.items():
+        assert title in titles(ROOT / page), f"{path.relative_to(ROOT)}: {page} has no section {title!r}"
