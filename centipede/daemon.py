@@ -116,7 +116,7 @@ class Daemon:
     def run(self, ready: Callable[[], None]) -> None:
         """Bring the tunnel up, call ``ready``, serve until told to stop, take everything down. Main thread only.
 
-        Raises HostError, with nothing left behind, if the tunnel cannot come up.
+        Raises HostError, with nothing left behind, if the tunnel cannot come up, and if its interface is taken away.
         """
         forbid_core_dumps()
         if not lock_memory():
@@ -128,6 +128,11 @@ class Daemon:
             notify("READY=1")
             try:
                 self._loop()
+            except HostError as error:
+                log.error("%s", error)
+                self._node.close(time.monotonic())
+                self._carry_out()
+                raise
             except BaseException:  # in the background nobody sees a traceback on standard error
                 log.exception("defect: the control thread failed")
                 raise
@@ -349,7 +354,10 @@ class Daemon:
             self._hurry_at = min(self._hurry_at, max(time.monotonic(), self._hurried + _HURRY_GAP_S))
 
     def _relocate(self) -> None:
-        """Follow the host's addresses: first new sockets, then a table without the old ones, then close those."""
+        """Follow the host's addresses: first new sockets, then a table without the old ones, then close those.
+
+        Raises HostError if the tunnel's own interface is gone: nothing would ever pass again, and a supervisor may help.
+        """
         now = time.monotonic()
         try:
             addresses = self._links.addresses()
@@ -358,7 +366,7 @@ class Daemon:
             self._listening.retry_at = now + 1.0
             return
         if not self._links.exists(self._config.name):
-            self._warn_once(f"interface {self._config.name} was removed: nothing passes until the tunnel is restarted")
+            raise HostError(f"interface {self._config.name} was removed from outside; start the tunnel again")
         self._listen_on(addresses, now)
 
     def _warn_once(self, text: str) -> None:
