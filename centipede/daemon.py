@@ -356,7 +356,7 @@ class Daemon:
     def _relocate(self) -> None:
         """Follow the host's addresses: first new sockets, then a table without the old ones, then close those.
 
-        Raises HostError if the tunnel's own interface is gone: nothing would ever pass again, and a supervisor may help.
+        Raises HostError if the tunnel's own interface is gone: nothing would pass any more.
         """
         now = time.monotonic()
         try:
