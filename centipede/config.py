@@ -41,7 +41,6 @@ from centipede.keyfile import check_private, load_key
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handshake import NO_PSK
 from centipede.protocol.identity import Identity, PublicKey, parse_key
-from centipede.protocol.scheduler import SCHEDULERS
 from centipede.protocol.spec import PeerSpec
 from centipede.protocol.timing import Timing
 
@@ -109,7 +108,7 @@ class PeerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     scheduler: Literal["redundant", "fastest", "aggregate", "adaptive"] | None = None
     """``adaptive``, which it is if left out: small and urgent packets twice, the others once on the quickest path, and
     more often while packets are lost. ``redundant``: each packet on ``copies`` paths at once. ``fastest``: each once,
-    on the best path."""
+    on the best path. ``aggregate``: each once, on the path that would deliver it first, so that rates add up."""
     copies: int | Literal["all"] | None = None
     """For ``redundant``, which is then chosen if nothing else is: on how many paths each packet goes, at most as many
     as there are; 2 if left out."""
@@ -159,7 +158,7 @@ _EXAMPLES = {
     "preshared_key": 'preshared_key = "..." with what centipede genpsk prints',
     "endpoints": 'endpoints = ["vpn.example.net:51820", "198.51.100.7:51820"]',
     "allowed_ips": 'allowed_ips = ["10.7.0.2/32", "fd07::2/128"]',
-    "scheduler": 'scheduler = "adaptive", "redundant" or "fastest"',
+    "scheduler": 'scheduler = "adaptive", "redundant", "fastest" or "aggregate"',
     "copies": 'copies = 2 or copies = "all"',
     "heartbeat": "heartbeat = 0.2",
     "allow_remote": 'allow_remote = ["198.51.100.0/24"]',
@@ -340,8 +339,6 @@ def parse_peer(written: Mapping[str, Any], origin: str, directory: Path) -> Peer
     table = _convert(written, PeerTable, place)
     public_key = place.parse("public_key", table.public_key, _public_key)
     scheduler = table.scheduler or ("adaptive" if table.copies is None else "redundant")
-    if scheduler not in SCHEDULERS:
-        place.fail("scheduler", f"{scheduler!r} is not available in this version; write {_EXAMPLES['scheduler']}")
     if table.metered and scheduler != "adaptive":
         place.fail("metered", f"scheduler {scheduler!r} spares no links; remove the key or choose adaptive")
     if table.copies is not None and scheduler != "redundant":

@@ -155,8 +155,8 @@ class Session:
         self.sources.append(run)
         return True
 
-    def table_entry(self) -> ReceiveSession:
-        """What the engine must know to receive data under it."""
+    def table_entry(self, reorder_s: float) -> ReceiveSession:
+        """What the engine must know to receive data under it; ``reorder_s`` as there."""
         return ReceiveSession(
             session=self.number,
             peer=self.peer,
@@ -165,6 +165,7 @@ class Session:
             pending=self.established is None,
             sources=tuple(self.sources),
             own=self.own,
+            reorder_s=reorder_s,
         )
 
 

@@ -49,6 +49,7 @@ class Members:
                 paths=choice.selection.paths,
                 copies=choice.selection.copies,
                 urgent=choice.selection.urgent,
+                lanes=choice.selection.lanes,
             )
             for choice, session in pairs
         )

@@ -25,6 +25,7 @@ from centipede.protocol.bucket import Bucket
 from centipede.protocol.counters import PathCounters
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.path_mtu import PathMtu
+from centipede.protocol.rate import RateEstimate
 from centipede.protocol.session import HEADER_BYTES
 from centipede.protocol.table import Run, TablePath
 from centipede.protocol.timing import Timing
@@ -123,6 +124,12 @@ class Path:
         self.beats = 0
         """Measurements of the round trip."""
         self.mtu = mtu
+        self.rate = RateEstimate()
+        """What the path delivers to the peer."""
+        self.transit_s: float | None = None
+        """One way from the peer, smoothed, but for the difference of the clocks."""
+        self.aggregating = False
+        """The peer spreads its packets over several paths."""
         self.told = False
         """The remote address is known from the peer's word alone."""
         self.draining = False
@@ -219,6 +226,7 @@ class Path:
         answer_now: bool = False,
         bye: bool = False,
         draining: bool = False,
+        aggregating: bool = False,
         weight: int = FULL_WEIGHT,
         size_bytes: int | None = None,
     ) -> Heartbeat:
@@ -250,6 +258,7 @@ class Path:
             answer_now=answer_now,
             bye=bye,
             draining=draining,
+            aggregating=aggregating,
             weight=0 if draining else weight,
             probe=size_bytes is not None,
             padding_bytes=0 if size_bytes is None else size_bytes - BEAT_BYTES,
@@ -310,6 +319,9 @@ class Path:
             self._due_from = max(self._due_from, arrived)
             self._due_in_s = max(beat.next_in_s, _SHORTEST_INTERVAL_S)
             self.draining, self.weight = beat.draining, beat.weight
+            self.aggregating = beat.aggregating
+            transit_s = arrived - beat.t1_us / 1e6
+            self.transit_s = transit_s if self.transit_s is None else self.transit_s + (transit_s - self.transit_s) / 4
         if answered:
             self.state = PathState.VALID
             self.unheard = self.parted = False
@@ -406,6 +418,13 @@ class Path:
         held_s = held_us / 1e6
         self._measure_rtt(arrived - echoed.at - held_s)
         self._measure_loss(echoed, beat.received)
+        self.rate.note(
+            t1_us=beat.t1_us,
+            received_kib=beat.received_kib,
+            echo_us=beat.echo_us,
+            arrival_us=beat.arrival_us,
+            loss=self.loss,
+        )
         # The peer's own clock says how long it had not heard us. More than we announced: our heartbeats do not arrive.
         self.unheard = held_s > timing.suspect_factor * max(echoed.next_in_s, _SHORTEST_INTERVAL_S)
         if held_s > max(timing.gone_factor * echoed.next_in_s, timing.gone_least_s):

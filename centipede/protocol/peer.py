@@ -73,7 +73,8 @@ class Peer:
     def table_sessions(self) -> tuple[ReceiveSession, ...]:
         """What the engine must know of its sessions."""
         sessions = (*self._association.established, *self._association.pending)
-        return tuple(session.table_entry() for session in sessions)
+        reorder_s = self._reach.reorder_s
+        return tuple(session.table_entry(reorder_s) for session in sessions)
 
     # What the owner changes.
 

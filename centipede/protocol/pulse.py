@@ -39,6 +39,8 @@ class Pulse:
         self.keepalive = keepalive
         self.draining = False
         """The peer is asked to send elsewhere, whatever the node asks all peers for."""
+        self.aggregating = False
+        """Packets are spread over several paths."""
         self.carrying: frozenset[int] = frozenset()
         """Numbers of the paths that carry data now."""
         self.last_tx = float("-inf")
@@ -104,6 +106,7 @@ class Pulse:
                 answer_now=answer_now,
                 bye=bye,
                 draining=self._context.draining or self.draining,
+                aggregating=self.aggregating,
                 weight=self._context.weight,
             )
             datagram = session.seal_control(beat.encode(), source=session.own.first, shard=shard)
@@ -126,6 +129,7 @@ class Pulse:
             k=session.own.k,
             answer_now=True,
             draining=self._context.draining or self.draining,
+            aggregating=self.aggregating,
             weight=self._context.weight,
             size_bytes=size_bytes,
         )

@@ -18,6 +18,7 @@ from centipede.protocol.context import Context
 from centipede.protocol.counters import EngineCounters, PathCounters
 from centipede.protocol.drops import DropReason
 from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.hold import Hold
 from centipede.protocol.path import Path, PathState
 from centipede.protocol.path_set import MOST_REMOTES, PathSet, total
 from centipede.protocol.pulse import Pulse
@@ -74,6 +75,9 @@ class Reach:
         self._account = Account()
         self._members: list[_Member] = []
         """Those that data is sent to."""
+        self.reorder_s = 0.0
+        """How long packets of the peer wait for earlier ones; 0 while it does not spread them over several paths."""
+        self._hold = Hold()
         self._urgent: frozenset[int] = frozenset()
         """The paths that carry nothing but copies of urgent packets."""
 
@@ -282,6 +286,7 @@ class Reach:
         """Bring the rhythm up to date; returns when ``handle_timer`` is due."""
         expiries = (path.expires_at(self._timing) for path in self._paths)
         self._account.settle(self._paths, now)
+        self.reorder_s = self._hold.choose([path for path in self._paths.usable if path.aggregating])
         told_at = min(self._announcement.due_at(), self._introduction.due_at(), self._parting.due_at())
         announce_at = told_at if self._paths.usable and self.pulse.can_speak else float("inf")
         return min(self.pulse.settle(now), self._paths.refresh_at(now), announce_at, *expiries)
@@ -301,7 +306,9 @@ class Reach:
         before, self._members = self._members, []
         choices = [self._choose(paths, before) for paths in groups]
         bulk = {path.path for choice in choices for path in choice.selection.paths[: choice.selection.copies]}
+        bulk.update(lane.path.path for choice in choices for lane in choice.selection.lanes)
         self._urgent = frozenset(path.path for choice in choices for path in choice.selection.urgent) - bulk
+        self.pulse.aggregating = any(choice.selection.lanes for choice in choices)
         return choices
 
     def _choose(self, paths: Sequence[Path], before: list[_Member]) -> Choice:
@@ -368,6 +375,11 @@ class Reach:
             loss=path.loss,
             beats=path.beats,
             metered=self._is_metered(path),
+            transit_s=path.rate.transit_s,
+            rate_bytes_per_s=path.rate.bytes_per_s,
+            delivered_bytes_per_s=path.rate.delivered_bytes_per_s,
+            peak_bytes_per_s=path.rate.peak_bytes_per_s,
+            full=path.rate.full,
         )
 
     def _is_metered(self, path: Path) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from centipede.protocol.table import TablePath
+from centipede.protocol.table import LONGEST_REORDER_S, Lane, TablePath
 
 BETTER = 0.8
 """A challenger counts as better from this share of the holder's score."""
@@ -36,6 +36,23 @@ LOSS_BEATS = 3
 """For so many beats, either of them: a full queue loses packets now and then, and copies would not help it."""
 
 
+_TRIAL = 0.1
+"""A path that was never full begins with this share of the quickest one's rate,"""
+_TRIAL_GROWTH = 1.25
+"""or so much more than it has delivered."""
+_RATE_CHANGE = 0.05
+_DELAY_CHANGE_S = 0.002
+"""Smaller changes are not worth a new table."""
+_WORSE = 0.95
+"""Lanes that are full and deliver together less than this share of what one of them did alone are given up,"""
+_WORSE_BEATS = 10
+"""after so many beats,"""
+_REST_BEATS = 100
+"""for so many; each time for twice as long,"""
+_MOST_REST_BEATS = 1600
+"""but not longer than this."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A usable path and what is known of it."""
@@ -53,6 +70,16 @@ class Candidate:
     """Measurements made so far."""
     metered: bool = False
     """Whether its link is to be spared."""
+    transit_s: float | None = None
+    """One way without queues, but for a constant that all candidates share; None before the first measurement."""
+    rate_bytes_per_s: float | None = None
+    """What it can carry; None until that was seen."""
+    delivered_bytes_per_s: float = 0.0
+    """What it delivers at the moment, and"""
+    peak_bytes_per_s: float = 0.0
+    """the most it delivered lately."""
+    full: bool = False
+    """Whether it has a queue."""
 
     @property
     def score(self) -> float:
@@ -80,6 +107,8 @@ class Selection:
     copies: int
     urgent: tuple[TablePath, ...] = ()
     """Where urgent packets go instead; empty: where all go."""
+    lanes: tuple[Lane, ...] = ()
+    """If there are any, each of the other packets goes to one of these."""
 
 
 class Seat:
@@ -176,10 +205,17 @@ class Fastest(Scheduler):
 
     name = "fastest"
 
-    def __init__(self, copies: int | None) -> None:
+    def __init__(
+        self, copies: int | None, score: Callable[[Candidate], float] = lambda candidate: candidate.score
+    ) -> None:
         super().__init__(copies)
-        self._seat = Seat()
-        self._second = Seat()
+        self._seat = Seat(score)
+        self._second = Seat(score)
+
+    @property
+    def holder(self) -> int | None:
+        """Number of the path that was chosen last."""
+        return self._seat.holder
 
     def choose(self, candidates: Sequence[Candidate]) -> Selection:
         holder = [candidate for candidate in candidates if candidate.path.path == self._seat.holder]
@@ -288,7 +324,66 @@ class Adaptive(Scheduler):
         return (first.path, self._second.take(_diverse(free, [first])).path)
 
 
-SCHEDULERS: dict[str, type[Scheduler]] = {scheduler.name: scheduler for scheduler in (Redundant, Fastest, Adaptive)}
+class Aggregate(Scheduler):
+    """Each packet once, on the path that would deliver it first by rate and delay.
+
+    While the quickest path is not known to be full, it is the only one, so that nothing is reordered for no gain. From
+    then on the others are lanes beside it, but not those whose packets the peer would not wait for.
+    """
+
+    name = "aggregate"
+    one_machine = True
+
+    def __init__(self, copies: int | None) -> None:
+        super().__init__(copies)
+        self._single = Fastest(copies, _unloaded_score)
+        self._lanes: tuple[Lane, ...] = ()
+        self._beats: dict[int, int] = {}
+        self._worse_beats = 0
+        self._resting_beats = 0
+        self._rest_beats = _REST_BEATS
+
+    def choose(self, candidates: Sequence[Candidate]) -> Selection:
+        single = self._single.choose(candidates)
+        first = next(candidate for candidate in candidates if candidate.path.path == self._single.holder)
+        self._follow_goodput(candidates)
+        self._lanes = () if self._resting_beats else self._update(_lanes(first, candidates))
+        return Selection(single.paths, single.copies, lanes=self._lanes)
+
+    def _update(self, lanes: tuple[Lane, ...]) -> tuple[Lane, ...]:
+        """The new lanes, or those before if they are nearly the same."""
+        if [lane.path for lane in lanes] != [lane.path for lane in self._lanes]:
+            return lanes
+        for new, old in zip(lanes, self._lanes, strict=True):
+            if abs(new.rate_bytes_per_s / old.rate_bytes_per_s - 1) > _RATE_CHANGE:
+                return lanes
+            if abs(new.delay_s - old.delay_s) > _DELAY_CHANGE_S:
+                return lanes
+        return self._lanes
+
+    def _follow_goodput(self, candidates: Sequence[Candidate]) -> None:
+        """Give several lanes up for a while when one would do better."""
+        counts = {candidate.path.path: candidate.beats for candidate in candidates}
+        passed = max((count - self._beats.get(number, count) for number, count in counts.items()), default=0)
+        self._beats = counts
+        self._resting_beats = max(0, self._resting_beats - passed)
+        used = {lane.path.path for lane in self._lanes}
+        lanes = [candidate for candidate in candidates if candidate.path.path in used]
+        best = max((candidate.peak_bytes_per_s for candidate in lanes), default=0.0)
+        together = sum(candidate.delivered_bytes_per_s for candidate in lanes)
+        if not any(candidate.full for candidate in lanes) or together >= _WORSE * best:
+            self._worse_beats = 0
+            return
+        self._worse_beats += passed
+        if self._worse_beats >= _WORSE_BEATS:
+            self._worse_beats = 0
+            self._resting_beats = self._rest_beats
+            self._rest_beats = min(_MOST_REST_BEATS, 2 * self._rest_beats)
+
+
+SCHEDULERS: dict[str, type[Scheduler]] = {
+    scheduler.name: scheduler for scheduler in (Redundant, Fastest, Adaptive, Aggregate)
+}
 """Every scheduler by its name in the configuration."""
 
 
@@ -323,3 +418,22 @@ def _selection(chosen: Sequence[Candidate]) -> Selection:
     """Sound paths first, else in the order of choice."""
     ordered = sorted(chosen, key=lambda candidate: candidate.suspect)
     return Selection(tuple(candidate.path for candidate in ordered), len(ordered))
+
+
+def _lanes(first: Candidate, candidates: Sequence[Candidate]) -> tuple[Lane, ...]:
+    """A lane for each path that can help the first; none if that does not need help."""
+    if first.rate_bytes_per_s is None or first.transit_s is None or first.suspect:
+        return ()
+    sound = [candidate for candidate in candidates if not candidate.suspect and candidate.transit_s is not None]
+    transits = {candidate.path.path: candidate.transit_s or 0.0 for candidate in sound}
+    least_s = min(transits.values())
+    lanes = []
+    for candidate in sorted(sound, key=lambda candidate: (candidate is not first, candidate.path.path)):
+        delay_s = transits[candidate.path.path] - least_s
+        if candidate is not first and delay_s > LONGEST_REORDER_S:
+            continue  # the peer would not wait for what comes this way
+        rate = candidate.rate_bytes_per_s
+        if rate is None:
+            rate = max(_TRIAL * first.rate_bytes_per_s, _TRIAL_GROWTH * candidate.peak_bytes_per_s)
+        lanes.append(Lane(candidate.path, max(1, round(rate)), delay_s))
+    return tuple(lanes) if len(lanes) > 1 else ()

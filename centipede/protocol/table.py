@@ -26,6 +26,8 @@ from centipede.protocol.endpoint import Endpoint
 
 REORDER_PACKETS = 1024
 """Counters that the wait for earlier packets spans at most."""
+LONGEST_REORDER_S = 0.1
+"""And it takes no longer than this."""
 BUCKETS = 256
 """Flows are told apart by so many values of a hash."""
 

@@ -205,7 +205,7 @@ MISTAKES = [
     ('"all"', "0", "[[peer]] alice: copies: 0 is less than 1; write copies = 2"),
     ('"all"', '"some"', "copies: 'some' does not belong here; write copies = 2 or"),
     ('"redundant"', '"adaptive"', "copies: scheduler 'adaptive' sends no copies"),
-    ('"redundant"', '"aggregate"', "scheduler: 'aggregate' is not available in this version"),
+    ('"redundant"', '"aggregate"', "copies: scheduler 'aggregate' sends no copies"),
     ('"redundant"', '"fast"', "scheduler: 'fast' does not belong here; write scheduler = "),
     ('"redundant"', '"fastest"', "copies: scheduler 'fastest' sends no copies"),
     ("keepalive = true", 'metered = ["wwan0"]', "metered: scheduler 'redundant' spares no links"),

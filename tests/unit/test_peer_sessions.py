@@ -168,7 +168,7 @@ def test_pending_ones_are_four_and_live_ten_seconds() -> None:
     bench.association.establish(sessions[5], 12.5)
     assert [session.number for session in bench.association.pending] == [4, 5]
     assert bench.association.current is sessions[5]
-    assert not sessions[5].table_entry().pending
+    assert not sessions[5].table_entry(0.0).pending
 
 
 def test_a_session_ends_at_its_age() -> None:
@@ -299,7 +299,7 @@ def test_runs_that_contradict_each_other_are_refused() -> None:
     assert session.hear_run(Run(4, 2))
     assert not session.hear_run(Run(4, 1))
     assert not session.hear_run(Run(5, 0))
-    assert session.table_entry().sources == (Run(0, 0), Run(4, 2))
+    assert session.table_entry(0.0).sources == (Run(0, 0), Run(4, 2))
     for first in range(16, 16 * 30, 16):
         session.hear_run(Run(first, 4))
     assert sum(run.size for run in session.sources) <= MOST_SOURCES

@@ -170,4 +170,4 @@ def test_what_cannot_be_is_refused(name: str, copies: int) -> None:
 
 
 def test_names() -> None:
-    assert set(SCHEDULERS) == {"redundant", "fastest", "adaptive"}
+    assert set(SCHEDULERS) == {"redundant", "fastest", "adaptive", "aggregate"}

@@ -1,0 +1,96 @@
+"""RateEstimate: how much a path delivers, by what the peer's heartbeats say. docs/protocol.md "Schedulers".
+
+Only a path with a queue shows what it can carry: there, what is delivered is its rate. On one without, all that is
+known is that it carries what it was given. Times are of the peer's clock, or differences between both clocks: only
+their changes mean something, and those of all paths to one machine are off by the same amount.
+"""
+
+from __future__ import annotations
+
+_WINDOW_S = 0.15
+"""Shortest time over which deliveries are counted: the peer counts in KiB, and answers may come close together."""
+_QUEUE_S = 0.03
+"""A longer queue, twice running, is made by traffic; a shorter one may be the machine's own delays."""
+_SHORT_QUEUE_S = 0.01
+_LOSS = 0.02
+"""A queue that is small for want of room shows by loss as well."""
+_DRAIN = 0.95
+"""A full path is given a little less than it delivers, or its queue would stay."""
+_USED = 0.85
+"""Whoever delivers this share of the estimate without a queue can do more."""
+_GROWTH = 1.05
+_RECOVERY = 1.25
+"""Towards what was delivered before, an estimate grows faster."""
+_PEAK_DECAY = 0.995
+_BASE_BEATS = 256
+_LEAST_BYTES_PER_S = 8_000.0
+_COUNT_MASK = 0xFFFF_FFFF
+
+
+class RateEstimate:
+    """What one path delivers."""
+
+    __slots__ = (
+        "_base_s",
+        "_echo_us",
+        "_kib",
+        "_queued",
+        "_t1_us",
+        "bytes_per_s",
+        "delivered_bytes_per_s",
+        "full",
+        "peak_bytes_per_s",
+    )
+
+    def __init__(self) -> None:
+        self.bytes_per_s: float | None = None
+        """What the path can carry; None until it was full once."""
+        self.delivered_bytes_per_s = 0.0
+        """What it delivers at the moment."""
+        self.peak_bytes_per_s = 0.0
+        """The most it delivered lately."""
+        self.full = False
+        """Whether it has more to carry than it can."""
+        self._base_s: float | None = None
+        self._queued = 0
+        self._echo_us = -1
+        self._t1_us: int | None = None
+        self._kib = 0
+
+    @property
+    def transit_s(self) -> float | None:
+        """One way, without a queue, but for the difference of the clocks; None before the first measurement."""
+        return self._base_s
+
+    def note(self, *, t1_us: int, received_kib: int, echo_us: int, arrival_us: int, loss: float) -> None:
+        """Take what a heartbeat says, newest first heard; its own words, and the path's ``loss``, 0..1."""
+        if echo_us > self._echo_us:  # an own heartbeat that was not measured yet
+            self._echo_us = echo_us
+            self._note_transit((arrival_us - echo_us) / 1e6, loss)
+        if self._t1_us is None or t1_us < self._t1_us:
+            self._t1_us, self._kib = t1_us, received_kib
+            return
+        passed_s = (t1_us - self._t1_us) / 1e6
+        if passed_s < _WINDOW_S:
+            return
+        came_kib = (received_kib - self._kib) & _COUNT_MASK
+        self._t1_us, self._kib = t1_us, received_kib
+        if came_kib <= _COUNT_MASK >> 1:  # else the peer counts anew
+            self._note_delivered(came_kib * 1024 / passed_s)
+
+    def _note_transit(self, transit_s: float, loss: float) -> None:
+        if self._base_s is None or transit_s < self._base_s:
+            self._base_s = transit_s
+        else:
+            self._base_s += (transit_s - self._base_s) / _BASE_BEATS
+        queue_s = transit_s - self._base_s
+        self._queued = self._queued + 1 if queue_s > (_SHORT_QUEUE_S if loss > _LOSS else _QUEUE_S) else 0
+        self.full = self._queued > 1
+
+    def _note_delivered(self, delivered_bytes_per_s: float) -> None:
+        self.delivered_bytes_per_s = delivered_bytes_per_s
+        self.peak_bytes_per_s = max(delivered_bytes_per_s, _PEAK_DECAY * self.peak_bytes_per_s)
+        if self.full:
+            self.bytes_per_s = max(_LEAST_BYTES_PER_S, _DRAIN * delivered_bytes_per_s)
+        elif self.bytes_per_s is not None and not self._queued and delivered_bytes_per_s >= _USED * self.bytes_per_s:
+            self.bytes_per_s *= _RECOVERY if self.bytes_per_s < _DRAIN * self.peak_bytes_per_s else _GROWTH

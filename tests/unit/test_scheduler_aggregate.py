@@ -1,0 +1,174 @@
+"""Lanes: when there are some, at what rates; and what they are measured by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.hold import Hold
+from centipede.protocol.path import Path
+from centipede.protocol.path_mtu import PathMtu
+from centipede.protocol.rate import RateEstimate
+from centipede.protocol.scheduler import Candidate, Scheduler, Selection, create
+from centipede.protocol.table import LONGEST_REORDER_S, TablePath
+from centipede.protocol.timing import Timing
+
+SKEW_S = 1000.0  # between the clocks
+BASE_S = 0.02
+
+
+class Link:
+    """A path's link, as the peer's heartbeats tell of it, each 0.2 s."""
+
+    def __init__(self) -> None:
+        self.rate = RateEstimate()
+        self._beat = 0
+        self._kib = 0
+
+    def beat(self, *, kib_per_s: float, queue_s: float = 0.0, loss: float = 0.0, times: int = 1) -> None:
+        for _ in range(times):
+            self._beat += 1
+            self._kib += round(kib_per_s / 5)
+            now_us = self._beat * 200_000
+            arrival_us = now_us + round((SKEW_S + BASE_S + queue_s) * 1e6)
+            t1_us = now_us + round(SKEW_S * 1e6)
+            kib = self._kib & 0xFFFF_FFFF
+            self.rate.note(t1_us=t1_us, received_kib=kib, echo_us=now_us, arrival_us=arrival_us, loss=loss)
+
+
+def near(number: int, **more: object) -> Candidate:
+    path = TablePath(number, Endpoint(f"10.1.{number}.1", 1), Endpoint(f"10.2.{number}.1", 2))
+    made = Candidate(path, rtt_s=0.02 * number, transit_s=SKEW_S + 0.01 * number)
+    return replace(made, **more)  # type: ignore[arg-type]  # the fields of Candidate, by name
+
+
+def rates(selection: Selection) -> dict[int, int]:
+    return {lane.path.path: lane.rate_bytes_per_s for lane in selection.lanes}
+
+
+def test_a_path_without_a_queue_does_not_tell_its_rate() -> None:
+    link = Link()
+    link.beat(kib_per_s=3000, times=20)
+    assert link.rate.bytes_per_s is None
+    assert link.rate.peak_bytes_per_s == 3000 * 1024
+    assert not link.rate.full
+
+
+def test_a_full_path_is_given_a_little_less_than_it_delivers() -> None:
+    link = Link()
+    link.beat(kib_per_s=3000)
+    link.beat(kib_per_s=3000, queue_s=0.05)
+    assert link.rate.bytes_per_s is None, "once may be the machine's own delay"
+    link.beat(kib_per_s=3000, queue_s=0.05)
+    assert link.rate.full
+    assert link.rate.bytes_per_s is not None
+    assert 0.9 * 3000 * 1024 < link.rate.bytes_per_s < 3000 * 1024
+
+
+def test_an_estimate_follows_a_link_down_and_up_again() -> None:
+    link = Link()
+    link.beat(kib_per_s=3000)
+    link.beat(kib_per_s=3000, queue_s=0.05, times=3)
+    link.beat(kib_per_s=300, queue_s=0.3, times=3)
+    assert link.rate.bytes_per_s is not None
+    assert link.rate.bytes_per_s < 300 * 1024
+    link.beat(kib_per_s=10, times=5)
+    kept = link.rate.bytes_per_s
+    link.beat(kib_per_s=10, times=5)
+    assert link.rate.bytes_per_s == kept, "what is not used says nothing of what could be"
+    for _ in range(20):
+        link.beat(kib_per_s=link.rate.bytes_per_s / 1024)
+    assert link.rate.bytes_per_s > 10 * kept
+
+
+def test_loss_makes_a_short_queue_count() -> None:
+    link = Link()
+    link.beat(kib_per_s=3000)
+    link.beat(kib_per_s=3000, queue_s=0.02, times=5)
+    before = link.rate.full
+    link.beat(kib_per_s=3000, queue_s=0.02, loss=0.05, times=2)
+    assert (before, link.rate.full) == (False, True)
+
+
+def test_a_peer_that_counts_anew_delivers_nothing_absurd() -> None:
+    link = Link()
+    link.beat(kib_per_s=3000, times=3)
+    link._kib = 0
+    link.beat(kib_per_s=3000, times=2)
+    assert link.rate.peak_bytes_per_s <= 3000 * 1024
+
+
+def test_one_path_is_enough_while_it_is_not_known_to_be_full() -> None:
+    selection = create("aggregate", 2).choose([near(1), near(2)])
+    assert selection.lanes == ()
+    assert [path.path for path in selection.paths] == [1]
+    assert selection.copies == 1
+
+
+def test_the_others_help_from_a_tenth_upwards() -> None:
+    scheduler = create("aggregate", 2)
+    first = near(1, rate_bytes_per_s=1e6)
+    assert rates(scheduler.choose([first, near(2)])) == {1: 1_000_000, 2: 100_000}
+    assert rates(scheduler.choose([first, near(2, peak_bytes_per_s=4e5)])) == {1: 1_000_000, 2: 500_000}
+    full = near(2, peak_bytes_per_s=4e5, rate_bytes_per_s=3e5)
+    selection = scheduler.choose([first, full])
+    assert rates(selection) == {1: 1_000_000, 2: 300_000}
+    assert [round(lane.delay_s, 6) for lane in selection.lanes] == [0, 0.01]
+
+
+def test_small_changes_make_no_new_lanes() -> None:
+    scheduler = create("aggregate", 2)
+    before = scheduler.choose([near(1, rate_bytes_per_s=1e6), near(2)])
+    after = scheduler.choose([near(1, rate_bytes_per_s=1.04e6), near(2, transit_s=SKEW_S + 0.021)])
+    assert after.lanes == before.lanes
+
+
+def test_no_lane_for_what_the_peer_would_not_wait_for() -> None:
+    scheduler = create("aggregate", 2)
+    late = near(2, transit_s=SKEW_S + 0.02 + LONGEST_REORDER_S)
+    assert scheduler.choose([near(1, rate_bytes_per_s=1e6), late]).lanes == ()
+
+
+def test_a_suspect_path_is_no_lane() -> None:
+    scheduler = create("aggregate", 2)
+    paths = [near(1, rate_bytes_per_s=1e6), near(2), near(3)]
+    assert set(rates(scheduler.choose(paths))) == {1, 2, 3}
+    paths[1] = replace(paths[1], suspect=True)
+    assert set(rates(scheduler.choose(paths))) == {1, 3}
+    paths[0] = replace(paths[0], suspect=True)
+    assert scheduler.choose(paths).copies == 2, "its packets are doubled"
+
+
+def test_lanes_that_do_worse_than_one_path_rest() -> None:
+    scheduler = create("aggregate", 2)
+
+    def lanes_over(beats: range, delivered: float) -> list[bool]:
+        return [bool(_at(scheduler, beat, delivered).lanes) for beat in beats]
+
+    assert all(lanes_over(range(20), 6e5))
+    assert lanes_over(range(20, 40), 3e5)[-1] is False
+    assert lanes_over(range(40, 200), 6e5)[-1] is True
+
+
+def _at(scheduler: Scheduler, beat: int, delivered: float) -> Selection:
+    known = {"rate_bytes_per_s": 1e6, "peak_bytes_per_s": 1e6, "delivered_bytes_per_s": delivered}
+    return scheduler.choose([near(1, beats=beat, full=True, **known), near(2, beats=beat, **known)])
+
+
+def test_packets_wait_for_what_the_slower_path_takes_longer() -> None:
+    hold = Hold()
+    paths = [_path(number, transit_s) for number, transit_s in ((1, -5.0), (2, -4.975))]
+    assert hold.choose(paths[:1]) == 0, "nobody waits before there are two paths"
+    assert hold.choose(paths) == 0.03
+    paths[1].transit_s = -4.985
+    assert hold.choose(paths) == 0.03, "not worth a new table"
+    paths[1].transit_s = 5.0
+    assert hold.choose(paths) == LONGEST_REORDER_S
+    assert 0 < hold.choose([]) < 0.03, "packets may be waiting"
+
+
+def _path(number: int, transit_s: float) -> Path:
+    local, remote = Endpoint("10.1.1.1", number), Endpoint("10.2.1.1", 2)
+    path = Path(number, local, remote, challenge=bytes(8), expected=True, now=0.0, mtu=PathMtu(4, 0, Timing()))
+    path.transit_s = transit_s
+    return path
