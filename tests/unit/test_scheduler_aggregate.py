@@ -58,8 +58,9 @@ def test_a_full_path_is_given_a_little_less_than_it_delivers() -> None:
     link = Link()
     link.beat(kib_per_s=3000)
     link.beat(kib_per_s=3000, queue_s=0.05)
-    assert link.rate.bytes_per_s is None, "once may be the machine's own delay"
+    once = link.rate.bytes_per_s
     link.beat(kib_per_s=3000, queue_s=0.05)
+    assert once is None, "once may be the machine's own delay"
     assert link.rate.full
     assert link.rate.bytes_per_s is not None
     assert 0.9 * 3000 * 1024 < link.rate.bytes_per_s < 3000 * 1024
