@@ -346,6 +346,8 @@ class Path:
 
     def hear_run(self, session: int, run: Run) -> None:
         """Note the peer's shards under a session (its number)."""
+        if self.runs.get(session, run) != run:
+            self.last_question = float("-inf")  # another machine is here now, and got none
         self.runs[session] = run
         while len(self.runs) > _SESSIONS:
             del self.runs[min(self.runs)]

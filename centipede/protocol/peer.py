@@ -72,7 +72,7 @@ class Peer:
     @property
     def table_sessions(self) -> tuple[ReceiveSession, ...]:
         """What the engine must know of its sessions."""
-        sessions = (*self._association.established, *self._association.pending)
+        sessions = (*self._association.established, *self._association.pending, *self._succession.lingering)
         reorder_s = self._reach.reorder_s
         return tuple(session.table_entry(reorder_s) for session in sessions)
 

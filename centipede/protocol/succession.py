@@ -33,6 +33,9 @@ class Succession:
         self._association = association
         self._reach = reach
         self._leave = Leave((), context.timing, now, gone=True) if moved else None
+        self.lingering: tuple[Session, ...] = ()
+        """Sessions that are over here, under which packets may still be under way: nothing is sent under them."""
+        self._linger_until = float("inf")
 
     @property
     def moved(self) -> bool:
@@ -93,12 +96,14 @@ class Succession:
         for handed in reversed(sessions):
             known = self._context.sessions.get(handed.base)
             if known is None:
+                lingering = next((one for one in self.lingering if one.base == handed.base), None)
                 sent = self._reach.traffic.tx_packets
-                session = adopt(handed, self._number, remote, self._context, sent, now, home=home)
-                self._context.register(session)
-                self._association.adopt(session)
-            elif known.peer == self._number:  # handed over from here and back before it ended here: its counters go on
+                known = lingering or adopt(handed, self._number, remote, self._context, sent, now, home=home)
+                self._context.register(known)
+                self._association.adopt(known)
+            if known.peer == self._number:  # one that was handed over from here and back goes on with its own counters
                 known.spare = range(handed.grant.first, handed.grant.end)
+        self.lingering = ()
         self._say("session taken over from another machine", now)
 
     def stay(self, now: float) -> None:
@@ -110,6 +115,8 @@ class Succession:
     def handle_timer(self, now: float) -> None:
         """Do what is left to do for a peer that another machine took over."""
         leave = self._leave
+        if now >= self._linger_until:
+            self.lingering, self._linger_until = (), float("inf")
         if leave is None or leave.gone:
             return
         if leave.is_in_vain(self._reach.pulse.last_rx, now):
@@ -117,6 +124,8 @@ class Succession:
             self._say("the other machine did not take over: serving it on", now, "warning")
         elif now >= leave.quiet_at(self._reach.pulse.last_traffic) or not self._association.established:
             self._reach.pulse.say_bye(now)
+            self.lingering = tuple(self._association.established)
+            self._linger_until = now + self._context.timing.linger_s
             self._association.clear()
             self._reach.part(now)
             leave.gone = True
@@ -128,8 +137,9 @@ class Succession:
         """When :meth:`handle_timer` has something to do."""
         leave = self._leave
         if leave is None or leave.gone:
-            return float("inf")
+            return self._linger_until
         due = min(leave.quiet_at(self._reach.pulse.last_traffic), leave.tell_at())
+        due = min(due, self._linger_until)
         return min(due, leave.in_vain_at()) if now < leave.in_vain_at() else due
 
     def _drain(self, draining: bool, now: float) -> None:

@@ -77,6 +77,8 @@ class Timing:
     """The interface's MTU is raised when all paths have carried more for so long; it is lowered at once."""
     leave_s: float = 3.0
     """A peer that another machine took over is left when there was no data for this long."""
+    linger_s: float = 1.0
+    """And what was under way to it when it was left is delivered for this long."""
     taken_over_s: float = 30.0
     """One that still sends data here after this long was not taken over."""
     new_s: float = 3.0

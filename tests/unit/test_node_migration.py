@@ -207,6 +207,27 @@ def test_initiates_that_are_replayed_do_not_make_the_old_machine_answer() -> Non
     assert {session.pending for session in world.old.engine.table.sessions} <= {True}
 
 
+@pytest.mark.parametrize("before_ms", range(0, 60, 10))
+def test_packets_under_way_to_a_machine_that_leaves_arrive(before_ms: int) -> None:
+    """It leaves just as the other one hands the session on, so the client turns to it once more."""
+    world = Shared.up()
+    world.send_packets(world.client, 0.002, world.clock.now + 10.0)
+    world.move(world.old, world.new)
+    world.wait(lambda: any("left to another machine" in line for line in world.log), 6.0)
+    left = float(next(line for line in world.log if "left to another machine" in line).split()[0])
+
+    again = Shared.up()
+    again.send_packets(again.client, 0.002, again.clock.now + 10.0)
+    again.move(again.old, again.new)
+    again.clock.run_until(left - before_ms / 1000)
+    data = again.export(again.new, again.old.node.offer(again.old.now))
+    again.pass_s(0.2)
+    again.import_(again.old, data)
+    again.pass_s(9.0)
+    assert again.lost() == 0
+    assert again.serves(again.old)
+
+
 def test_machines_that_die_in_between_leave_a_peer_that_finds_one() -> None:
     world = Shared.up()
     world.talk(100.0)
