@@ -2,6 +2,10 @@
 
 #include "ring.h"
 
+/*
+ * Pages are touched one after another as events come, so each worker's memory grows by as much as RING_BYTES until its
+ * ring has gone round once, which takes quiet tunnels an hour. It looks like a leak and is none.
+ */
 #define QUOTA_BYTES	(2u << 20)
 #define RING_BYTES	(8u << 20)	/* a power of two, at least QUOTAS * QUOTA_BYTES */
 
