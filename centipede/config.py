@@ -70,10 +70,11 @@ class InterfaceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The key itself instead. The configuration file must then be 0600."""
     address: list[str]
     """Addresses of the tunnel's interface, with prefix. What a prefix covers needs no route of its own."""
-    listen: list[str] | None = None
-    """Where datagrams come in and leave: ``ADDRESS:PORT``, ``INTERFACE:PORT`` (its addresses, as they come and go, and
-    only through it), ``auto`` (every interface that is up and has a global address). Without a port, 51820. Left out:
-    ``auto`` on a free port, enough for one who only initiates; somebody who is to be found needs a port that stays."""
+    listen: str | list[str] | None = None
+    """Where datagrams come in and leave, one or a list: ``ADDRESS:PORT``, ``INTERFACE:PORT`` (its addresses, as they
+    come and go, and only through it), ``auto`` (every interface that is up and has a global address). Without a port,
+    51820. Left out: ``auto`` on a free port, enough for one who only initiates; somebody who is to be found needs a
+    port that stays."""
     mtu: int | Literal["auto"] = "auto"
     """MTU of the tunnel's interface, 1280 to 65456; ``auto`` begins with 1420 and follows what all paths carry."""
     fwmark: int | Literal["auto"] = "auto"
@@ -145,7 +146,7 @@ _EXAMPLES = {
     "private_key_file": 'private_key_file = "site-a.key"',
     "private_key": 'private_key = "..." with what centipede genkey prints',
     "address": 'address = ["10.7.0.1/24", "fd07::1/64"]',
-    "listen": 'listen = ["192.0.2.10:51820", "wwan0:51820"]',
+    "listen": 'listen = "auto" or listen = ["192.0.2.10:51820", "wwan0:51820"]',
     "mtu": 'mtu = "auto" or mtu = 1420',
     "fwmark": 'fwmark = "auto" or fwmark = 52894',
     "table": 'table = "auto", table = "off" or table = 1234',
@@ -269,20 +270,11 @@ def load_config(file: Path) -> Config:
     identity = Identity.from_seed(_private_key(table, place, file))
     if not table.address:
         place.fail("address", f"the interface needs an address; write {_EXAMPLES['address']}")
-    if table.listen is not None and not 0 < len(table.listen) <= MOST_LISTEN:
-        place.fail(
-            "listen", f"{len(table.listen)} entries, but 1 to {MOST_LISTEN} are possible; remove some or the key"
-        )
     peers = tuple(parse_peer(peer, str(file), file.parent) for peer in peer_tables)
     if any("preshared_key" in peer for peer in peer_tables):
         place.parse("preshared_key", "", lambda _: check_private(file, file.stat().st_mode))
     addresses = place.parse_each("address", table.address, parse_interface_address)
-    listen = (ANYWHERE,) if table.listen is None else place.parse_each("listen", table.listen, parse_listen)
-    for index, entry in enumerate(listen):
-        if entry.endpoint and any(entry.endpoint.host == str(address.ip) for address in addresses):
-            place.fail(f"listen[{index}]", f"{entry} is inside the tunnel; name an address of another interface")
-        if entry.link == name:
-            place.fail(f"listen[{index}]", f"{name} is the tunnel itself; name another interface")
+    listen = _listen(table, name, addresses, place)
     check_peers(peers, identity.public, addresses, str(file))
     return Config(
         file=file,
@@ -480,6 +472,23 @@ def _private_key(table: InterfaceTable, place: _Place, file: Path) -> bytes:
         place.fail("private_key_file", f"is missing; add {_EXAMPLES['private_key_file']}, made by 'centipede genkey'")
     place.parse("private_key", table.private_key, lambda _: check_private(file, file.stat().st_mode))
     return place.parse("private_key", table.private_key, _key("centipede genkey"))
+
+
+def _listen(
+    table: InterfaceTable, name: str, addresses: Sequence[InterfaceAddress], place: _Place
+) -> tuple[Listen, ...]:
+    if table.listen is None:
+        return (ANYWHERE,)
+    texts = [table.listen] if isinstance(table.listen, str) else table.listen
+    if not 0 < len(texts) <= MOST_LISTEN:
+        place.fail("listen", f"{len(texts)} entries, but 1 to {MOST_LISTEN} are possible; remove some or the key")
+    listen = place.parse_each("listen", texts, parse_listen)
+    for index, entry in enumerate(listen):
+        if entry.endpoint and any(entry.endpoint.host == str(address.ip) for address in addresses):
+            place.fail(f"listen[{index}]", f"{entry} is inside the tunnel; name an address of another interface")
+        if entry.link == name:
+            place.fail(f"listen[{index}]", f"{name} is the tunnel itself; name another interface")
+    return listen
 
 
 def _preshared_key(table: PeerTable, place: _Place, directory: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""``listen = ["auto"]``: which interfaces are used, and how soon what comes and goes is followed."""
+"""``listen = "auto"``: which interfaces are used, and how soon what comes and goes is followed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.e2e.world import World, eventually
 
 pytestmark = pytest.mark.netns
 
-AUTO = '["auto:51820"]'
+AUTO = '"auto:51820"'
 
 
 def listen(world: World) -> set[str]:

@@ -110,6 +110,14 @@ def test_defaults(directory: Path) -> None:
     assert config.timing == Timing()
 
 
+@pytest.mark.parametrize("text", ["auto", "auto:0", "wwan0:4000", "192.0.2.10:51820"])
+def test_one_place_to_listen_needs_no_list(directory: Path, text: str) -> None:
+    of_one = load(
+        directory, WHOLE.replace('["192.0.2.10:51820", "wwan0", "[2001:db8::1]:4000", "auto:0"]', f'"{text}"')
+    )
+    assert of_one.listen == (parse_listen(text),)
+
+
 def test_adaptive_unless_copies_are_asked_for(directory: Path) -> None:
     def parse(**written: object) -> PeerSpec:
         return parse_peer({"public_key": ALICE, **written}, "here", directory).spec
@@ -179,6 +187,9 @@ MISTAKES = [
     ('"10.7.0.1/24"', '"10.7.0.300/24"', "address[0]: '10.7.0.300/24' is not an address with a prefix; write it like"),
     ('"fd07::1/64"', '"10.7.0.1/24"', "address[1]: '10.7.0.1/24' stands there twice; remove one"),
     ("listen = ...", "listen = []", "listen: 0 entries, but 1 to 8 are possible"),
+    ("listen = ...", "listen = 51820", 'listen: 51820 does not belong here; write listen = "auto" or listen = ['),
+    ("listen = ...", 'listen = ["auto", 7]', 'listen[1]: 7 does not belong here; write listen = "auto" or listen = ['),
+    ("listen = ...", 'listen = "0.0.0.0:7"', "listen[0]: '0.0.0.0:7' is no single address, ...write auto:7 instead"),
     ('"wwan0"', '"0.0.0.0:7"', "listen[1]: '0.0.0.0:7' is no single address, ...write auto:7 instead"),
     ('"wwan0"', '"wwan0:70000"', "listen[1]: 'wwan0:70000': '70000' is not a port"),
     ('"wwan0"', '"2001:db8::9"', "listen[1]: '2001:db8::9': an IPv6 address is written in brackets"),
