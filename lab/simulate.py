@@ -26,6 +26,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import active_children
 
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handshake import mac1_key
@@ -43,6 +44,7 @@ _FLOOD_PER_S = 1000
 _FLOOD_S = 2
 _CLOCK_STEPS_S = (1.0, 60.0, 86_400.0, 365 * 86_400.0)
 _LARGEST_STEP = 50
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 _LONGEST_RUN_S = 600
 """Real time after which a storm is said to have no end."""
 
@@ -411,8 +413,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def end(number: int, _frame: object) -> None:
         raise SystemExit(f"ended by {signal.Signals(number).name}")
 
-    before = signal.signal(signal.SIGTERM, end)
-    pool = ProcessPoolExecutor(options.jobs)
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    signal.signal(signal.SIGTERM, end)
+    pool = ProcessPoolExecutor(options.jobs, initializer=_end_on_signals)
     try:
         storms = [(kind, seed) for kind in kinds for seed in seeds]
         outcomes = pool.map(run_storm, [kind for kind, _ in storms], [seed for _, seed in storms])
@@ -423,10 +426,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenProcessPool:
         print("a process of the simulation was killed", file=sys.stderr)
     finally:
+        # A signal to the whole group may come as its consequence first: a worker that is gone.
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)
+        for worker in active_children():
+            worker.terminate()
         pool.shutdown(cancel_futures=True)
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         status = tally.conclude()
     return status
+
+
+def _end_on_signals() -> None:
+    """Let a worker, which inherits how its parent takes signals, end on them."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

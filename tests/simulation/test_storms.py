@@ -88,6 +88,21 @@ def test_a_run_that_is_ended_says_how_far_it_came() -> None:
     assert "ended by SIGTERM" in err
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_ends_it_and_its_workers(number: signal.Signals) -> None:
+    """As `timeout` and a terminal send it."""
+    command = [sys.executable, "-m", "lab.simulate", "--kind", "clocks", "--seeds", "1000", "--log", "--jobs", "2"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert "session" in process.stdout.readline()  # the first storm is over
+        os.killpg(process.pid, number)
+        out, _ = process.communicate(timeout=60)  # until no worker holds its end of the pipes
+    assert process.returncode != 0
+    assert "of 1000 storms ended, 0 of them badly" in out
+
+
 def test_time_that_stands_still_is_found() -> None:
     clock = Clock()
 
