@@ -37,6 +37,7 @@ from lab.pace import slowness
 from lab.process import Process
 from lab.results import EventRecord, InterfaceFacts, LinkFacts, ProbeRecord, ProcessRecord
 from lab.scenario import INNER, MachineModel, MeetingModel, Scenario, Side
+from lab.sockets import SocketAccount, SocketWatch
 from lab.timeline import Event, Stage
 from lab.topology import Topology
 from lab.tracks import PathTrack
@@ -62,6 +63,7 @@ class Record:
     meeting: MeetingRecord | None = None
     paths: list[PathTrack] = field(default_factory=list)
     footprints: list[Footprint] = field(default_factory=list)
+    sockets: list[SocketAccount] = field(default_factory=list)
     states: dict[str, Any] = field(default_factory=dict)
     discards: dict[str, dict[str, int]] = field(default_factory=dict)
     void: list[str] = field(default_factory=list)
@@ -159,6 +161,7 @@ class Attempt:
         later += [(event.at, event) for event in self._scenario.timeline]
         running: dict[str, Running] = {}
         observer = Observer(self._tunnel, {side: self._ends[side] for side in SIDES})
+        sockets = {side: watch for side in SIDES if (watch := self._socket_watch(side)) is not None}
         try:
             self._begin_first(topology, running)
             zero = self._zero = time.monotonic()
@@ -178,11 +181,21 @@ class Attempt:
             observer.stop()
             self.record.paths = [self._on_link(track) for track in observer.tracks(self._zero)]
             self.record.footprints = observer.footprints(self._zero)
+            for side, watch in sockets.items():
+                watch.stop()
+                self.record.sockets.append(watch.account(side, self._zero))
         for process, host in self._programs(topology):
             spent_s = process.cpu_seconds() - before.get(process, 0.0)
             self.record.processes.append(ProcessRecord(name=process.name, host=host, cpu_s=round(spent_s, 6)))
         self._note_emulators(topology)
         self.record.discards = {name: drop_counters(host) for name, host in topology.hosts.items()}
+
+    def _socket_watch(self, side: Side) -> SocketWatch | None:
+        """Watch the sockets of an end that follows its interfaces, in a tunnel that has one for each address."""
+        model = self._scenario.end(side)
+        if model.listen != "interfaces" or self._tunnel.paths(self._ends[side]) is None:
+            return None
+        return SocketWatch(self._ends[side].host, model.links, model.port)
 
     def _begin_first(self, topology: Topology, running: dict[str, Running]) -> None:
         """Begin what is there from the beginning, at once, for programs take a while to start on a busy machine."""

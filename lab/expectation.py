@@ -18,6 +18,8 @@ STATES = ("left", "right")
 
 PROGRAMS = ("left-programs", "right-programs")
 """What the tunnel's programs at an end held (lab/footprint.py), named like a probe."""
+SOCKETS = ("left-sockets", "right-sockets")
+"""How soon the sockets of an end followed its addresses (lab/sockets.py), named like a probe."""
 MEETING = "meeting"
 """What a meeting found (lab/meeting.py), named like a probe."""
 
@@ -86,7 +88,7 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         probe, _, rest = self.figure.partition(".")
         if not self.bound:
             yield f"expect {self.figure}: give equals, at_least or at_most"
-        if probe in STATES or probe in PROGRAMS or probe in members or (meeting and probe == MEETING):
+        if probe in (*STATES, *PROGRAMS, *SOCKETS) or probe in members or (meeting and probe == MEETING):
             return
         if probe not in measurements:
             yield f"expect {self.figure}: there is no probe {probe!r}"

@@ -23,6 +23,7 @@ from lab.expectation import Judgement, Outcome
 from lab.footprint import Footprint
 from lab.machine import Load, Machine
 from lab.meeting import MeetingRecord
+from lab.sockets import SocketAccount
 from lab.tracks import PathTrack
 
 SCHEMA_VERSION = 1
@@ -134,6 +135,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the tunnel's paths, where it tells."""
     footprints: list[Footprint] = []
     """What memory and descriptors the tunnel's programs held at each end."""
+    sockets: list[SocketAccount] = []
+    """How soon the sockets of ends that follow their interfaces did so."""
     processes: list[ProcessRecord] = []
     states: dict[str, Any] = {}
     """What the tunnel said of itself at each end when all was over."""

@@ -109,6 +109,7 @@ def execute(run: Run, results: Path, machine: Machine, tell: Callable[[str], Non
         meeting=found.record.meeting,
         paths=found.record.paths,
         footprints=found.record.footprints,
+        sockets=found.record.sockets,
         processes=found.record.processes,
         states=found.record.states,
         discards=found.record.discards,
@@ -150,6 +151,7 @@ def judge(
         return Verdict.UNAVAILABLE, unavailable, []
     values: dict[str, Any] = dict(record.states)
     values.update({f"{each.end}-programs": msgspec.to_builtins(each) for each in record.footprints})
+    values.update({f"{each.end}-sockets": msgspec.to_builtins(each) for each in record.sockets})
     values.update({name: probe.result for name, probe in record.probes.items() if probe.result is not None})
     if record.meeting is not None:
         values[MEETING] = msgspec.to_builtins(record.meeting)
