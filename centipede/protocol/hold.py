@@ -22,11 +22,14 @@ class Hold:
         self._steps = 0
 
     def choose(self, paths: Sequence[Path]) -> float:
-        """Seconds, by the paths the peer spreads its packets over: what the slowest takes longer, and twice the jitter.
+        """Seconds, by the usable paths if packets are spread: what the slowest takes longer, and twice the jitter.
 
-        0 before there were two for the first time; from then on never again, for packets may be waiting.
+        All count once the peer says so on one: its packets may come by the others before it could say it there.
+        0 before the peer did for the first time; from then on never again, for packets may be waiting.
         """
         transits = [path.transit_s for path in paths if path.transit_s is not None]
+        if not any(path.aggregating for path in paths):
+            transits = []
         if len(transits) < 2:
             self._steps = min(self._steps, 1)
             return self._steps * _STEP_S

@@ -14,15 +14,18 @@ _QUEUE_S = 0.03
 _SHORT_QUEUE_S = 0.01
 _LOSS = 0.02
 """A queue that is small for want of room shows by loss as well."""
-_DRAIN = 0.95
-"""A full path is given a little less than it delivers, or its queue would stay."""
-_USED = 0.85
-"""Whoever delivers this share of the estimate without a queue can do more."""
+_DRAIN_S = 0.5
+"""A full path is given so much less than it delivers that its queue would be gone in about this time,"""
+_LEAST_DRAIN = 0.05
+_MOST_DRAIN = 0.2
+"""within these shares."""
 _GROWTH = 1.05
+"""Without a queue it can do a little more than it delivers;"""
 _RECOVERY = 1.25
-"""Towards what was delivered before, an estimate grows faster."""
+"""by so much more, while that is less than it did before."""
 _PEAK_DECAY = 0.995
 _BASE_BEATS = 256
+_LOSS_BEATS = 32
 _LEAST_BYTES_PER_S = 8_000.0
 _COUNT_MASK = 0xFFFF_FFFF
 
@@ -34,11 +37,13 @@ class RateEstimate:
         "_base_s",
         "_echo_us",
         "_kib",
+        "_queue_s",
         "_queued",
         "_t1_us",
         "bytes_per_s",
         "delivered_bytes_per_s",
         "full",
+        "loss",
         "peak_bytes_per_s",
     )
 
@@ -51,11 +56,19 @@ class RateEstimate:
         """The most it delivered lately."""
         self.full = False
         """Whether it has more to carry than it can."""
+        self.loss = 0.0
+        """Share lost without a queue, as it seems: the least seen, which rises slowly towards more."""
         self._base_s: float | None = None
+        self._queue_s = 0.0
         self._queued = 0
         self._echo_us = -1
         self._t1_us: int | None = None
         self._kib = 0
+
+    @property
+    def queued(self) -> bool:
+        """Whether there is a queue, be it a short one."""
+        return self._queue_s > _SHORT_QUEUE_S
 
     @property
     def transit_s(self) -> float | None:
@@ -66,6 +79,7 @@ class RateEstimate:
         """Take what a heartbeat says, newest first heard; its own words, and the path's ``loss``, 0..1."""
         if echo_us > self._echo_us:  # an own heartbeat that was not measured yet
             self._echo_us = echo_us
+            self.loss = min(loss, self.loss + (loss - self.loss) / _LOSS_BEATS)
             self._note_transit((arrival_us - echo_us) / 1e6, loss)
         if self._t1_us is None or t1_us < self._t1_us:
             self._t1_us, self._kib = t1_us, received_kib
@@ -83,14 +97,16 @@ class RateEstimate:
             self._base_s = transit_s
         else:
             self._base_s += (transit_s - self._base_s) / _BASE_BEATS
-        queue_s = transit_s - self._base_s
-        self._queued = self._queued + 1 if queue_s > (_SHORT_QUEUE_S if loss > _LOSS else _QUEUE_S) else 0
+        self._queue_s = transit_s - self._base_s
+        self._queued = self._queued + 1 if self._queue_s > (_SHORT_QUEUE_S if loss > _LOSS else _QUEUE_S) else 0
         self.full = self._queued > 1
 
     def _note_delivered(self, delivered_bytes_per_s: float) -> None:
         self.delivered_bytes_per_s = delivered_bytes_per_s
         self.peak_bytes_per_s = max(delivered_bytes_per_s, _PEAK_DECAY * self.peak_bytes_per_s)
         if self.full:
-            self.bytes_per_s = max(_LEAST_BYTES_PER_S, _DRAIN * delivered_bytes_per_s)
-        elif self.bytes_per_s is not None and not self._queued and delivered_bytes_per_s >= _USED * self.bytes_per_s:
-            self.bytes_per_s *= _RECOVERY if self.bytes_per_s < _DRAIN * self.peak_bytes_per_s else _GROWTH
+            drain = min(_MOST_DRAIN, max(_LEAST_DRAIN, self._queue_s / _DRAIN_S))
+            self.bytes_per_s = max(_LEAST_BYTES_PER_S, (1 - drain) * delivered_bytes_per_s)
+        elif self.bytes_per_s is not None and not self.queued:
+            regained = min(_RECOVERY * delivered_bytes_per_s, self.peak_bytes_per_s)
+            self.bytes_per_s = max(self.bytes_per_s, regained, _GROWTH * delivered_bytes_per_s)

@@ -286,7 +286,7 @@ class Reach:
         """Bring the rhythm up to date; returns when ``handle_timer`` is due."""
         expiries = (path.expires_at(self._timing) for path in self._paths)
         self._account.settle(self._paths, now)
-        self.reorder_s = self._hold.choose([path for path in self._paths.usable if path.aggregating])
+        self.reorder_s = self._hold.choose(self._paths.usable)
         told_at = min(self._announcement.due_at(), self._introduction.due_at(), self._parting.due_at())
         announce_at = told_at if self._paths.usable and self.pulse.can_speak else float("inf")
         return min(self.pulse.settle(now), self._paths.refresh_at(now), announce_at, *expiries)
@@ -322,7 +322,7 @@ class Reach:
             name = _name(paths, {machine.name for machine in (*before, *self._members)})
             machine = _Member(name, numbers, create(self.spec.scheduler, self.spec.copies))
         self._members.append(machine)
-        selection = machine.scheduler.choose([self._candidate(path) for path in paths])
+        selection = machine.scheduler.choose([candidate(path, metered=self._is_metered(path)) for path in paths])
         weight = max(0 if path.shunned else path.weight for path in paths)
         runs = {session: run for path in paths for session, run in path.runs.items()}
         remotes = tuple(sorted({path.remote for path in paths}))
@@ -365,23 +365,6 @@ class Reach:
         if path.mtu.size != before:
             self._context.say("info", f"peer {self.spec.label}: path {path} carries {path.mtu.size} bytes", now)
 
-    def _candidate(self, path: Path) -> Candidate:
-        return Candidate(
-            path.table_path,
-            suspect=path.state is PathState.SUSPECT,
-            rtt_s=path.rtt_s,
-            unloaded_rtt_s=path.unloaded_rtt_s,
-            jitter_s=path.jitter_s,
-            loss=path.loss,
-            beats=path.beats,
-            metered=self._is_metered(path),
-            transit_s=path.rate.transit_s,
-            rate_bytes_per_s=path.rate.bytes_per_s,
-            delivered_bytes_per_s=path.rate.delivered_bytes_per_s,
-            peak_bytes_per_s=path.rate.peak_bytes_per_s,
-            full=path.rate.full,
-        )
-
     def _is_metered(self, path: Path) -> bool:
         """Whether the path's link is to be spared."""
         host = path.local.host
@@ -401,6 +384,27 @@ class Reach:
         if before is not PathState.NEW or path.usable:
             self._paths.remember(path.remote, now)
         self._paths.refresh(now)
+
+
+def candidate(path: Path, *, metered: bool) -> Candidate:
+    """A path as a scheduler sees it."""
+    return Candidate(
+        path.table_path,
+        suspect=path.state is PathState.SUSPECT,
+        rtt_s=path.rtt_s,
+        unloaded_rtt_s=path.unloaded_rtt_s,
+        jitter_s=path.jitter_s,
+        loss=path.loss,
+        unloaded_loss=path.rate.loss,
+        beats=path.beats,
+        metered=metered,
+        transit_s=path.rate.transit_s,
+        rate_bytes_per_s=path.rate.bytes_per_s,
+        delivered_bytes_per_s=path.rate.delivered_bytes_per_s,
+        peak_bytes_per_s=path.rate.peak_bytes_per_s,
+        queued=path.rate.queued,
+        full=path.rate.full,
+    )
 
 
 def _name(paths: Sequence[Path], taken: Collection[str]) -> str:

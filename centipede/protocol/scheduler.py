@@ -25,6 +25,8 @@ _UNMEASURED_S = 1.0
 """Round trip assumed of a path before its first measurement: any that was measured is likely better."""
 _LOSS_PENALTY_S = 1.0
 """A lost packet costs about what a retransmission timeout costs; 1 % of loss weighs as 10 ms."""
+_BULK_LOSS_PENALTY_S = 4.0
+"""What is spread is bulk: TCP that fills a link is held back far more by loss than by delay."""
 _RESOLUTION_S = 0.001
 """Added to every score, so that paths a few hundred microseconds short do not compete over noise."""
 
@@ -38,13 +40,17 @@ LOSS_BEATS = 3
 
 _TRIAL = 0.1
 """A path that was never full begins with this share of the quickest one's rate,"""
-_TRIAL_GROWTH = 1.25
-"""or so much more than it has delivered."""
+_TRIAL_GROWTH = 2.0
+"""and is given so many times what it has delivered, until that is half of the quickest one's rate;"""
+_LATE_TRIAL_GROWTH = 1.25
+"""from then on so many times, until its queue tells what it can carry."""
 _RATE_CHANGE = 0.05
 _DELAY_CHANGE_S = 0.002
 """Smaller changes are not worth a new table."""
 _WORSE = 0.95
-"""Lanes that are full and deliver together less than this share of what one of them did alone are given up,"""
+"""Lanes that are full, or lose packets, and deliver together less than this share of what one did are given up,"""
+_IDLE = 0.2
+"""unless it is as little as this without a queue: then there is little to send, and the loss is of earlier."""
 _WORSE_BEATS = 10
 """after so many beats,"""
 _REST_BEATS = 100
@@ -66,6 +72,8 @@ class Candidate:
     jitter_s: float = 0.0
     loss: float = 0.0
     """Share lost, 0..1."""
+    unloaded_loss: float | None = None
+    """The same without what its full queue lost; None for the same as ``loss``."""
     beats: int = 0
     """Measurements made so far."""
     metered: bool = False
@@ -78,8 +86,10 @@ class Candidate:
     """What it delivers at the moment, and"""
     peak_bytes_per_s: float = 0.0
     """the most it delivered lately."""
+    queued: bool = False
+    """Whether it has a queue, which may not last."""
     full: bool = False
-    """Whether it has a queue."""
+    """Whether it has one that lasts."""
 
     @property
     def score(self) -> float:
@@ -336,7 +346,9 @@ class Aggregate(Scheduler):
 
     def __init__(self, copies: int | None) -> None:
         super().__init__(copies)
-        self._single = Fastest(copies, _unloaded_score)
+        self._scores: dict[int, float] = {}
+        """Of each path, when it was not full last."""
+        self._single = Fastest(copies, self._score)
         self._lanes: tuple[Lane, ...] = ()
         self._beats: dict[int, int] = {}
         self._worse_beats = 0
@@ -344,11 +356,22 @@ class Aggregate(Scheduler):
         self._rest_beats = _REST_BEATS
 
     def choose(self, candidates: Sequence[Candidate]) -> Selection:
+        numbers = {candidate.path.path for candidate in candidates}
+        self._scores = {number: score for number, score in self._scores.items() if number in numbers}
         single = self._single.choose(candidates)
         first = next(candidate for candidate in candidates if candidate.path.path == self._single.holder)
         self._follow_goodput(candidates)
         self._lanes = () if self._resting_beats else self._update(_lanes(first, candidates))
         return Selection(single.paths, single.copies, lanes=self._lanes)
+
+    def _score(self, candidate: Candidate) -> float:
+        """Seconds; what a path's full queue does to its delay and loss is not held against it."""
+        number = candidate.path.path
+        if not candidate.full or number not in self._scores:
+            loss = candidate.loss if candidate.unloaded_loss is None else candidate.unloaded_loss
+            rtt_s = candidate.unloaded_score - _LOSS_PENALTY_S * candidate.loss
+            self._scores[number] = rtt_s + _BULK_LOSS_PENALTY_S * loss
+        return self._scores[number]
 
     def _update(self, lanes: tuple[Lane, ...]) -> tuple[Lane, ...]:
         """The new lanes, or those before if they are nearly the same."""
@@ -371,8 +394,10 @@ class Aggregate(Scheduler):
         lanes = [candidate for candidate in candidates if candidate.path.path in used]
         best = max((candidate.peak_bytes_per_s for candidate in lanes), default=0.0)
         together = sum(candidate.delivered_bytes_per_s for candidate in lanes)
-        if not any(candidate.full for candidate in lanes) or together >= _WORSE * best:
-            self._worse_beats = 0
+        lossy = together > _IDLE * best and any(candidate.loss > MOST_LOSS for candidate in lanes)
+        held_back = lossy or any(candidate.full for candidate in lanes)
+        if not held_back or together >= _WORSE * best:
+            self._worse_beats = max(0, self._worse_beats - passed)
             return
         self._worse_beats += passed
         if self._worse_beats >= _WORSE_BEATS:
@@ -434,6 +459,9 @@ def _lanes(first: Candidate, candidates: Sequence[Candidate]) -> tuple[Lane, ...
             continue  # the peer would not wait for what comes this way
         rate = candidate.rate_bytes_per_s
         if rate is None:
-            rate = max(_TRIAL * first.rate_bytes_per_s, _TRIAL_GROWTH * candidate.peak_bytes_per_s)
+            peak = candidate.peak_bytes_per_s
+            doubled = min(_TRIAL_GROWTH * peak, first.rate_bytes_per_s)
+            grown = peak if candidate.queued else max(doubled, _LATE_TRIAL_GROWTH * peak)
+            rate = max(_TRIAL * first.rate_bytes_per_s, grown)
         lanes.append(Lane(candidate.path, max(1, round(rate)), delay_s))
     return tuple(lanes) if len(lanes) > 1 else ()

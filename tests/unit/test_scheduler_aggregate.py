@@ -66,6 +66,29 @@ def test_a_full_path_is_given_a_little_less_than_it_delivers() -> None:
     assert 0.9 * 3000 * 1024 < link.rate.bytes_per_s < 3000 * 1024
 
 
+def test_a_long_queue_is_given_less_than_a_short_one() -> None:
+    given = []
+    for queue_s in (0.04, 0.08, 1.0):
+        link = Link()
+        link.beat(kib_per_s=3000)
+        link.beat(kib_per_s=3000, queue_s=queue_s, times=3)
+        given.append((link.rate.bytes_per_s or 0.0) / (3000 * 1024))
+    assert given[0] > given[1] > given[2]
+    assert given[2] > 0.75, "it is not starved"
+
+
+def test_an_estimate_does_not_grow_over_a_queue_that_is_no_full_one() -> None:
+    link = Link()
+    link.beat(kib_per_s=3000)
+    link.beat(kib_per_s=3000, queue_s=0.05, times=3)
+    before = link.rate.bytes_per_s
+    link.beat(kib_per_s=3000, queue_s=0.02, times=10)
+    assert link.rate.bytes_per_s == before
+    link.beat(kib_per_s=3000, times=2)
+    assert link.rate.bytes_per_s is not None
+    assert link.rate.bytes_per_s == 1.05 * 3000 * 1024
+
+
 def test_an_estimate_follows_a_link_down_and_up_again() -> None:
     link = Link()
     link.beat(kib_per_s=3000)
@@ -110,11 +133,27 @@ def test_the_others_help_from_a_tenth_upwards() -> None:
     scheduler = create("aggregate", 2)
     first = near(1, rate_bytes_per_s=1e6)
     assert rates(scheduler.choose([first, near(2)])) == {1: 1_000_000, 2: 100_000}
-    assert rates(scheduler.choose([first, near(2, peak_bytes_per_s=4e5)])) == {1: 1_000_000, 2: 500_000}
+    assert rates(scheduler.choose([first, near(2, peak_bytes_per_s=2e5)])) == {1: 1_000_000, 2: 400_000}
     full = near(2, peak_bytes_per_s=4e5, rate_bytes_per_s=3e5)
     selection = scheduler.choose([first, full])
     assert rates(selection) == {1: 1_000_000, 2: 300_000}
     assert [round(lane.delay_s, 6) for lane in selection.lanes] == [0, 0.01]
+
+
+def test_a_path_that_was_never_full_catches_up_in_a_few_beats() -> None:
+    scheduler, peak, beats = create("aggregate", 2), 0.0, 0
+    while peak < 1e6:  # it delivers what it is given
+        lanes = rates(scheduler.choose([near(1, rate_bytes_per_s=1e6), near(2, peak_bytes_per_s=peak)]))
+        peak, beats = float(lanes[2]), beats + 1
+    assert beats <= 5
+
+
+def test_it_is_not_given_far_more_than_the_quickest_at_once() -> None:
+    selection = create("aggregate", 2).choose([near(1, rate_bytes_per_s=1e6), near(2, peak_bytes_per_s=9e5)])
+    assert rates(selection)[2] == 1_125_000
+    begins_to_queue = near(2, peak_bytes_per_s=2e5, queued=True)
+    selection = create("aggregate", 2).choose([near(1, rate_bytes_per_s=1e6), begins_to_queue])
+    assert rates(selection)[2] == 200_000
 
 
 def test_small_changes_make_no_new_lanes() -> None:
@@ -151,6 +190,25 @@ def test_lanes_that_do_worse_than_one_path_rest() -> None:
     assert lanes_over(range(40, 200), 6e5)[-1] is True
 
 
+def test_lanes_that_lose_packets_rest_as_well_but_not_when_there_is_nothing_to_send() -> None:
+    for delivered, stay in ((3e5, False), (5e4, True)):
+        scheduler = create("aggregate", 2)
+        known = {"rate_bytes_per_s": 1e6, "peak_bytes_per_s": 1e6, "delivered_bytes_per_s": delivered}
+        for beat in range(20):
+            paths = [near(1, beats=beat, **known), near(2, beats=beat, loss=0.01, **known)]
+            selection = scheduler.choose(paths)
+        assert bool(selection.lanes) == stay
+
+
+def test_what_its_full_queue_does_to_a_path_does_not_move_the_traffic() -> None:
+    scheduler = create("aggregate", 2)
+    scheduler.choose([near(1), near(2)])
+    for beat in range(10):
+        loaded = near(1, beats=beat, full=True, rtt_s=0.3, unloaded_rtt_s=0.2, loss=0.05)
+        selection = scheduler.choose([loaded, near(2, beats=beat)])
+    assert [path.path for path in selection.paths] == [1]
+
+
 def _at(scheduler: Scheduler, beat: int, delivered: float) -> Selection:
     known = {"rate_bytes_per_s": 1e6, "peak_bytes_per_s": 1e6, "delivered_bytes_per_s": delivered}
     return scheduler.choose([near(1, beats=beat, full=True, **known), near(2, beats=beat, **known)])
@@ -159,13 +217,16 @@ def _at(scheduler: Scheduler, beat: int, delivered: float) -> Selection:
 def test_packets_wait_for_what_the_slower_path_takes_longer() -> None:
     hold = Hold()
     paths = [_path(number, transit_s) for number, transit_s in ((1, -5.0), (2, -4.975))]
-    assert hold.choose(paths[:1]) == 0, "nobody waits before there are two paths"
-    assert hold.choose(paths) == 0.03
+    assert hold.choose(paths) == 0, "nobody waits before packets are spread"
+    paths[0].aggregating = True
+    assert hold.choose(paths) == 0.03, "the other path's heartbeat need not have come"
     paths[1].transit_s = -4.985
     assert hold.choose(paths) == 0.03, "not worth a new table"
     paths[1].transit_s = 5.0
     assert hold.choose(paths) == LONGEST_REORDER_S
-    assert 0 < hold.choose([]) < 0.03, "packets may be waiting"
+    paths[0].aggregating = False
+    assert 0 < hold.choose(paths) < 0.03, "packets may be waiting"
+    assert 0 < hold.choose([]) < 0.03
 
 
 def _path(number: int, transit_s: float) -> Path:
