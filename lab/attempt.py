@@ -153,6 +153,7 @@ class Attempt:
             lambda name: self._tunnel.processes(self._ends[name]),
             lambda name: self._tunnel.restart(self._ends[name]),
             lambda source, target: self._tunnel.move(self._ends[source], self._ends[target]),
+            lambda seconds: budget.wait_until(time.monotonic() + seconds),
             lambda name, ahead_s: self._tunnel.set_clock(self._ends[name], ahead_s),
         )
         later: list[tuple[float, Measurement | Event]] = [

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ipaddress
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
@@ -36,7 +35,8 @@ class Stage:
     """Start them again at an end where they have ended. Raises LabError for a tunnel that has none."""
     move: Callable[[str, str], None]
     """Move the live session with the other end from one member to another. Raises LabError if that cannot be done."""
-
+    wait: Callable[[float], None]
+    """Wait so many seconds. Raises LabError if the attempt's time is up before."""
     set_clock: Callable[[str, float], None]
     """Set the wall clock of the tunnel's programs at an end. Raises LabError for one that has only the machine's."""
 
@@ -230,7 +230,7 @@ class SessionMove(Event, frozen=True, tag="session-move"):
         source, target = self.source, self.target
         for number in range(self.times):
             if number:
-                time.sleep(self.pause_s)
+                stage.wait(self.pause_s)
             stage.move(source, target)
             stage.topology.reroute(self.host, ipaddress.ip_network(self.to), target)
             source, target = target, source
