@@ -19,10 +19,11 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from centipede.clusterconfig import ClusterConfig, ClusterTable, check_cluster
 from centipede.errors import ConfigError
 from centipede.fields import (
     ANYWHERE,
@@ -38,6 +39,7 @@ from centipede.fields import (
     parse_target,
 )
 from centipede.keyfile import check_private, load_key
+from centipede.place import EXAMPLES, Place
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handshake import NO_PSK
 from centipede.protocol.identity import Identity, PublicKey, parse_key
@@ -53,8 +55,6 @@ TABLE_RANGE = range(1, 1 << 32)
 KERNEL_TABLES = (253, 254, 255)
 """default, main and local: not to be filled with the tunnel's routes."""
 WORKERS_RANGE = range(1, 17)
-MEMBERS_RANGE = range(2, 65)
-WEIGHT_RANGE = range(1, 256)
 BUSY_POLL_RANGE_S = (0.0, 0.01)
 HEARTBEAT_RANGE_S = (0.02, 10.0)
 MOST_LISTEN = 8
@@ -123,53 +123,9 @@ class PeerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """For ``adaptive``: links, by the name of their interface or by address, that carry data if there is no other."""
 
 
-class ClusterTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[cluster]`` as written: this machine among those that share the private key."""
-
-    member: int
-    """Its number, from 1; each machine has its own."""
-    of: int
-    """How many machines there may be, the same on all."""
-    listen: str
-    """Address and port at which it talks with the other members. Sealed, but best within."""
-    members: list[str]
-    """Those of the others."""
-    weight: int = 255
-    """The part of their flows that peers are asked for, 1 to 255."""
-
-
-_EXAMPLES = {
-    "member": "member = 2",
-    "of": "of = 8",
-    "members": 'members = ["10.8.0.1:51821", "10.8.0.3:51821"]',
-    "weight": "weight = 255",
-    "private_key_file": 'private_key_file = "site-a.key"',
-    "private_key": 'private_key = "..." with what centipede genkey prints',
-    "address": 'address = ["10.7.0.1/24", "fd07::1/64"]',
-    "listen": 'listen = "auto" or listen = ["192.0.2.10:51820", "wwan0:51820"]',
-    "mtu": 'mtu = "auto" or mtu = 1420',
-    "fwmark": 'fwmark = "auto" or fwmark = 52894',
-    "table": 'table = "auto", table = "off" or table = 1234',
-    "engine": 'engine = "auto", "python" or "native"',
-    "workers": 'workers = "auto" or workers = 2',
-    "busy_poll": 'busy_poll = "auto" or busy_poll = 0.0002',
-    "name": 'name = "laptop"',
-    "public_key": 'public_key = "..." with what centipede pubkey prints',
-    "preshared_key_file": 'preshared_key_file = "laptop.psk"',
-    "preshared_key": 'preshared_key = "..." with what centipede genpsk prints',
-    "endpoints": 'endpoints = ["vpn.example.net:51820", "198.51.100.7:51820"]',
-    "allowed_ips": 'allowed_ips = ["10.7.0.2/32", "fd07::2/128"]',
-    "scheduler": 'scheduler = "adaptive", "redundant", "fastest" or "aggregate"',
-    "copies": 'copies = 2 or copies = "all"',
-    "heartbeat": "heartbeat = 0.2",
-    "allow_remote": 'allow_remote = ["198.51.100.0/24"]',
-    "keepalive": "keepalive = true",
-    "metered": 'metered = ["wwan0"]',
-}
 _SECRET = frozenset({"private_key", "preshared_key"})
 _SECTIONS: dict[str, Any] = {"interface": None, "peer": [], "timing": {}, "cluster": None}
 
-_T = TypeVar("_T")
 _Table = TypeVar("_Table", InterfaceTable, PeerTable, ClusterTable)
 
 
@@ -181,17 +137,6 @@ class PeerConfig:
     endpoints: tuple[Target, ...]
     table: Mapping[str, Any] = field(repr=False)
     """As it was written, to change single keys of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterConfig:
-    """This machine among those that share the identity, checked."""
-
-    member: int
-    of: int
-    listen: Endpoint
-    members: tuple[Endpoint, ...]
-    weight: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,48 +173,16 @@ class Config:
         return tuple(network for peer in self.peers for network in peer.spec.allowed_ips)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where in what file, for the beginning of an error's sentence."""
-
-    origin: str
-    section: str
-
-    def fail(self, key: str, problem: str) -> NoReturn:
-        raise ConfigError(": ".join(part for part in (self.origin, self.section, key, problem) if part))
-
-    def within(self, key: str, number: int, allowed: range) -> int:
-        if number not in allowed:
-            self.fail(key, f"{number} is not in {allowed[0]} to {allowed[-1]}; write {_EXAMPLES[key]}")
-        return number
-
-    def parse(self, key: str, text: str, parse: Callable[[str], _T]) -> _T:
-        try:
-            return parse(text)
-        except ValueError as error:
-            self.fail(key, str(error))
-
-    def parse_each(self, key: str, texts: Sequence[str], parse: Callable[[str], _T]) -> tuple[_T, ...]:
-        """Parse a list, in which nothing may stand twice."""
-        values: list[_T] = []
-        for index, text in enumerate(texts):
-            value = self.parse(f"{key}[{index}]", text, parse)
-            if value in values:
-                self.fail(f"{key}[{index}]", f"{text!r} stands there twice; remove one")
-            values.append(value)
-        return tuple(values)
-
-
 def load_config(file: Path) -> Config:
     """Read and check a configuration file. Raises ConfigError."""
-    whole = _Place(str(file), "")
+    whole = Place(str(file), "")
     name = whole.parse("", file.stem, parse_name)
     interface, peer_tables, timing, cluster = _sections(_read(file), whole)
-    place = _Place(str(file), "[interface]")
+    place = Place(str(file), "[interface]")
     table = _convert(interface, InterfaceTable, place)
     identity = Identity.from_seed(_private_key(table, place, file))
     if not table.address:
-        place.fail("address", f"the interface needs an address; write {_EXAMPLES['address']}")
+        place.fail("address", f"the interface needs an address; write {EXAMPLES['address']}")
     peers = tuple(parse_peer(peer, str(file), file.parent) for peer in peer_tables)
     if any("preshared_key" in peer for peer in peer_tables):
         place.parse("preshared_key", "", lambda _: check_private(file, file.stat().st_mode))
@@ -287,47 +200,31 @@ def load_config(file: Path) -> Config:
         workers=None if table.workers == "auto" else place.within("workers", table.workers, WORKERS_RANGE),
         busy_poll_s=None if isinstance(table.busy_poll, str) else _busy_poll_s(table.busy_poll, place),
         peers=peers,
-        timing=_timing(timing, _Place(str(file), "[timing]")),
+        timing=_timing(timing, Place(str(file), "[timing]")),
         mark=None if table.fwmark == "auto" else place.within("fwmark", table.fwmark, MARK_RANGE),
         table=None if isinstance(table.table, str) else _table(table.table, place),
         routed=table.table != "off",
-        cluster=None if cluster is None else _cluster(cluster, _Place(str(file), "[cluster]")),
+        cluster=None if cluster is None else _cluster(cluster, Place(str(file), "[cluster]"), file.parent),
     )
 
 
-def _cluster(written: Mapping[str, Any], place: _Place) -> ClusterConfig:
-    table = _convert(written, ClusterTable, place)
-    of = place.within("of", table.of, MEMBERS_RANGE)
-    member = place.within("member", table.member, range(1, of + 1))
-    listen = place.parse("listen", table.listen, _channel)
-    members = place.parse_each("members", table.members, _channel)
-    if listen in members:
-        place.fail("members", f"{listen} is this machine's own; name only the others")
-    if len(members) >= of:
-        place.fail("members", f"{len(members)} others, but there are {of} in all; correct one of the two")
-    return ClusterConfig(member, of, listen, members, place.within("weight", table.weight, WEIGHT_RANGE))
+def _cluster(written: Mapping[str, Any], place: Place, directory: Path) -> ClusterConfig:
+    return check_cluster(_convert(written, ClusterTable, place), place, directory)
 
 
-def _channel(text: str) -> Endpoint:
-    endpoint = parse_target(text).endpoint
-    if endpoint is None:
-        raise ValueError(f"{text!r} is no address; write ADDRESS:PORT, like 10.8.0.1:51821")
-    return endpoint
-
-
-def _busy_poll_s(busy_poll_s: float, place: _Place) -> float:
+def _busy_poll_s(busy_poll_s: float, place: Place) -> float:
     shortest, longest = BUSY_POLL_RANGE_S
     if not shortest <= busy_poll_s <= longest:
         place.fail(
             "busy_poll",
-            f"{busy_poll_s:g} s is not between {shortest:g} and {longest:g}; write {_EXAMPLES['busy_poll']}",
+            f"{busy_poll_s:g} s is not between {shortest:g} and {longest:g}; write {EXAMPLES['busy_poll']}",
         )
     return busy_poll_s
 
 
 def parse_peer(written: Mapping[str, Any], origin: str, directory: Path) -> PeerConfig:
     """Check one peer's table. ``origin`` begins the sentence of an error; key files are relative to ``directory``."""
-    place = _Place(origin, f"[[peer]] {written.get('name', written.get('public_key', ''))}".rstrip())
+    place = Place(origin, f"[[peer]] {written.get('name', written.get('public_key', ''))}".rstrip())
     table = _convert(written, PeerTable, place)
     public_key = place.parse("public_key", table.public_key, _public_key)
     scheduler = table.scheduler or ("adaptive" if table.copies is None else "redundant")
@@ -337,7 +234,7 @@ def parse_peer(written: Mapping[str, Any], origin: str, directory: Path) -> Peer
         place.fail("copies", f"scheduler {scheduler!r} sends no copies; remove the key or choose redundant")
     copies = 2 if table.copies is None else table.copies
     if copies != "all" and copies < 1:
-        place.fail("copies", f"{copies} is less than 1; write {_EXAMPLES['copies']}")
+        place.fail("copies", f"{copies} is less than 1; write {EXAMPLES['copies']}")
     shortest, longest = HEARTBEAT_RANGE_S
     if not shortest <= table.heartbeat <= longest:
         place.fail(
@@ -362,11 +259,11 @@ def check_peers(
     peers: Sequence[PeerConfig], own: PublicKey, addresses: Sequence[InterfaceAddress], origin: str
 ) -> None:
     """Check what only shows when peers are compared with each other and with the interface. Raises ConfigError."""
-    names: dict[str, _Place] = {}
+    names: dict[str, Place] = {}
     keys: dict[PublicKey, str] = {}
     networks: dict[Network, str] = {}
     for spec in (peer.spec for peer in peers):
-        place = _Place(origin, f"[[peer]] {spec.name}")
+        place = Place(origin, f"[[peer]] {spec.name}")
         if spec.public_key == own:
             place.fail("public_key", "is this interface's own; put in what 'centipede pubkey' prints on the other host")
         if spec.public_key in keys:
@@ -414,7 +311,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _sections(
-    written: Mapping[str, Any], whole: _Place
+    written: Mapping[str, Any], whole: Place
 ) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any], dict[str, Any] | None]:
     """The tables of [interface], [[peer]], [timing] and, if it is there, [cluster]."""
     for section in written:
@@ -434,7 +331,7 @@ def _sections(
     return interface, peers, timing, cluster
 
 
-def _convert(written: Mapping[str, Any], shape: type[_Table], place: _Place) -> _Table:
+def _convert(written: Mapping[str, Any], shape: type[_Table], place: Place) -> _Table:
     """Give a table its shape. Only names of keys are taken from msgspec's message, the sentence is ours."""
     try:
         return msgspec.convert(written, shape)
@@ -443,12 +340,12 @@ def _convert(written: Mapping[str, Any], shape: type[_Table], place: _Place) -> 
         if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what, re.DOTALL):
             place.fail(unknown[1], _unknown(unknown[1], shape.__struct_fields__))
         if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
-            place.fail(missing[1], f"is missing; add {_EXAMPLES[missing[1]]}")
+            place.fail(missing[1], f"is missing; add {EXAMPLES[missing[1]]}")
         key = at.rstrip("`")  # such as copies, or listen[0]
         name, *index = key.rstrip("]").split("[")
         value = written[name][int(index[0])] if index else written[name]
         shown = "this" if name in _SECRET or not isinstance(value, str | int | float) else _toml(value)
-        place.fail(key, f"{shown} does not belong here; write {_EXAMPLES[name]}")
+        place.fail(key, f"{shown} does not belong here; write {EXAMPLES[name]}")
 
 
 def _unknown(key: str, known: Iterable[str], what: str = "key") -> str:
@@ -463,19 +360,19 @@ def _toml(value: str | float) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def _private_key(table: InterfaceTable, place: _Place, file: Path) -> bytes:
+def _private_key(table: InterfaceTable, place: Place, file: Path) -> bytes:
     if table.private_key_file is not None and table.private_key is not None:
         place.fail("private_key", "private_key_file is given as well; remove one of the two")
     if table.private_key_file is not None:
         return place.parse("private_key_file", table.private_key_file, lambda text: load_key(file.parent / text))
     if table.private_key is None:
-        place.fail("private_key_file", f"is missing; add {_EXAMPLES['private_key_file']}, made by 'centipede genkey'")
+        place.fail("private_key_file", f"is missing; add {EXAMPLES['private_key_file']}, made by 'centipede genkey'")
     place.parse("private_key", table.private_key, lambda _: check_private(file, file.stat().st_mode))
     return place.parse("private_key", table.private_key, _key("centipede genkey"))
 
 
 def _listen(
-    table: InterfaceTable, name: str, addresses: Sequence[InterfaceAddress], place: _Place
+    table: InterfaceTable, name: str, addresses: Sequence[InterfaceAddress], place: Place
 ) -> tuple[Listen, ...]:
     if table.listen is None:
         return (ANYWHERE,)
@@ -491,7 +388,7 @@ def _listen(
     return listen
 
 
-def _preshared_key(table: PeerTable, place: _Place, directory: Path) -> bytes:
+def _preshared_key(table: PeerTable, place: Place, directory: Path) -> bytes:
     if table.preshared_key_file is not None and table.preshared_key is not None:
         place.fail("preshared_key", "preshared_key_file is given as well; remove one of the two")
     if table.preshared_key_file is not None:
@@ -511,9 +408,9 @@ def _key(command: str) -> Callable[[str], bytes]:
     return parse
 
 
-def _table(number: int, place: _Place) -> int:
+def _table(number: int, place: Place) -> int:
     if number in KERNEL_TABLES:
-        place.fail("table", f"{number} is one of the kernel's own tables; write {_EXAMPLES['table']}")
+        place.fail("table", f"{number} is one of the kernel's own tables; write {EXAMPLES['table']}")
     return place.within("table", number, TABLE_RANGE)
 
 
@@ -532,7 +429,7 @@ def _public_key(text: str) -> PublicKey:
         raise ValueError(f"{text!r}: {error}; put in what 'centipede pubkey' prints on the other host") from None
 
 
-def _timing(written: Mapping[str, Any], place: _Place) -> Timing:
+def _timing(written: Mapping[str, Any], place: Place) -> Timing:
     """Every field of Timing is a key of [timing]; its checks are Timing's own."""
     known = [each.name for each in dataclasses.fields(Timing)]
     values: dict[str, Any] = {}

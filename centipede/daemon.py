@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from centipede import engine as engines
 from centipede import show
 from centipede.changes import check_endpoints, compare, find_peer, tried
+from centipede.clusterconfig import ClusterConfig
 from centipede.config import AUTO_MTU, Config, PeerConfig, check_peers, covering, load_config, parse_peer
 from centipede.control import messages
 from centipede.control.client import socket_path
@@ -54,6 +55,7 @@ from centipede.system.wall import wall_clock
 
 if TYPE_CHECKING:
     from centipede.cluster.channel import Channel
+    from centipede.cluster.directory import StorePlan
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +105,8 @@ class Daemon:
         self._started = 0.0
         self._channel: Channel | None = None
         """To the other members, if the machine is one of several."""
+        self._store: StorePlan | None = None
+        """Who tells of the other members, if they are not configured."""
         self._draining = False
         self._mtu = AUTO_MTU
         """What all paths carry."""
@@ -166,6 +170,7 @@ class Daemon:
 
             with _located(config.file, "[cluster]: listen"):
                 self._channel = stack.enter_context(Channel(config.cluster.listen))
+            self._store = self._plan_store(config.cluster)
         with _located(config.file, "[interface]: listen"):
             self._listening.open(self._links.addresses(), time.monotonic(), strict=True)
         self._resolver = stack.enter_context(Resolver())
@@ -174,6 +179,17 @@ class Daemon:
         self._state = StateFile(self._directories.state / f"{config.name}.json", config.identity.public)
         self._state.load()
         self._start()
+
+    def _plan_store(self, cluster: ClusterConfig) -> StorePlan | None:
+        store = cluster.store
+        if store is None:
+            return None
+        from centipede.cluster.directory import StorePlan
+        from centipede.cluster.store import tls_context
+
+        with _located(self._config.file, "[cluster]"):
+            context = tls_context(store.ca_file, store.cert_file, store.key_file)
+        return StorePlan(store.endpoints, store.prefix, context, self._config.timing.reject_s, self._wall_ns)
 
     def _plan_link(self, config: Config) -> LinkPlan:
         allowed_ips = config.allowed_ips if config.routed else ()
@@ -230,6 +246,7 @@ class Daemon:
                 run.k,
                 cluster.members,
                 secrets.token_bytes,
+                self._store,
             )
             channel = self._channel
             self._watch_for(channel, lambda: channel.receive(time.monotonic()))
@@ -297,7 +314,7 @@ class Daemon:
         for line in effects.log:
             log.log(_LEVELS[line.level.upper()], "%s", line.text)
         if self._channel is not None and effects.news:
-            self._channel.cluster.tell(effects.news)
+            self._channel.tell(effects.news)
         self._next_timer = effects.next_timer
 
     def _detour(self, table: ForwardingTable) -> None:
@@ -562,32 +579,9 @@ class Daemon:
             pid=os.getpid(),
             uptime_s=now - self._started,
             observed=show.observed(peers),
-            cluster=self._show_cluster(now),
+            cluster=show.members(self._channel, self._draining, now),
             peers=peers,
             drops={reason.label: count for reason, count in sorted(status.drops.items()) if count},
-        )
-
-    def _show_cluster(self, now: float) -> show.Cluster | None:
-        if self._channel is None:
-            return show.Cluster(draining=True) if self._draining else None
-        cluster = self._channel.cluster
-        return show.Cluster(
-            member=cluster.member,
-            of=cluster.of,
-            first_shard=self._channel.run.first,
-            shards=self._channel.run.size,
-            draining=self._draining,
-            refused=cluster.refused,
-            members=[
-                show.ClusterMember(
-                    address=str(each.address),
-                    member=each.number,
-                    state="up" if cluster.is_heard(each, now) else "silent",
-                    last_heard_s=None if each.number is None else now - each.heard_at,
-                    behind=len(each.untold),
-                )
-                for each in cluster.members
-            ],
         )
 
 

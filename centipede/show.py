@@ -6,11 +6,14 @@ Owns the schema (version 1: keys may be added, never renamed). The daemon fills 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from centipede.protocol.status import HandshakeStatus, PeerStatus
+
+if TYPE_CHECKING:
+    from centipede.cluster.channel import Channel
 
 VERSION = 1
 
@@ -114,6 +117,18 @@ class ClusterMember(msgspec.Struct, frozen=True, kw_only=True):
     """Peers of which it has not acknowledged what it was told."""
 
 
+class Store(msgspec.Struct, frozen=True, kw_only=True):
+    """Where members find each other."""
+
+    state: Literal["up", "gone"]
+    gone_s: float | None = None
+    """Since it was first missed."""
+    reason: str = ""
+    """Why it is gone."""
+    holder: str | None = None
+    """Who has this machine's number, if another has."""
+
+
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     """This machine among those that share the private key; member 0 of 0 if it is not told of any."""
 
@@ -124,6 +139,8 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool = False
     refused: int = 0
     """Datagrams of the channel that did not count."""
+    store: Store | None = None
+    """None if the members are configured."""
     members: list[ClusterMember] = []
 
 
@@ -263,13 +280,56 @@ def _interface(shown: Interface, bold: Callable[[str], str]) -> str:
     return "\n".join(lines)
 
 
+def members(channel: Channel | None, draining: bool, now: float) -> Cluster | None:
+    """This machine among the others; ``channel`` is None if it is told of none."""
+    if channel is None:
+        return Cluster(draining=True) if draining else None
+    cluster, directory = channel.cluster, channel.directory
+    return Cluster(
+        member=cluster.member,
+        of=cluster.of,
+        first_shard=channel.run.first,
+        shards=channel.run.size,
+        draining=draining,
+        refused=cluster.refused,
+        store=None
+        if directory is None
+        else Store(
+            state="up" if directory.gone_since is None else "gone",
+            gone_s=None if directory.gone_since is None else now - directory.gone_since,
+            reason="" if directory.gone_since is None else directory.reason,
+            holder=None if directory.holder is None else str(directory.holder),
+        ),
+        members=[
+            ClusterMember(
+                address=str(each.address),
+                member=each.number,
+                state="up" if cluster.is_heard(each, now) else "silent",
+                last_heard_s=None if each.number is None else now - each.heard_at,
+                behind=len(each.untold),
+            )
+            for each in cluster.members
+        ],
+    )
+
+
 def _cluster(cluster: Cluster) -> str:
     words = ["draining"] if cluster.draining else []
     if cluster.of:
         last = cluster.first_shard + cluster.shards - 1
         run = f"shard {last}" if cluster.shards == 1 else f"shards {cluster.first_shard} to {last}"
         words.insert(0, f"{cluster.member} of {cluster.of}, {run}")
-    return "; ".join([*words, *(_other(each) for each in cluster.members)])
+    store = [] if cluster.store is None else _store(cluster.store, cluster.member)
+    return "; ".join([*words, *(_other(each) for each in cluster.members), *store])
+
+
+def _store(store: Store, member: int) -> list[str]:
+    words = []
+    if store.gone_s is not None:
+        words.append(f"store gone since {duration(store.gone_s)} ({store.reason})")
+    if store.holder is not None:
+        words.append(f"number {member} is {store.holder}'s: give each machine its own")
+    return words
 
 
 def _other(member: ClusterMember) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
 from centipede.cluster.cluster import Cluster
-from centipede.cluster.grants import SPARE, Grants, slot
+from centipede.cluster.directory import Directory, StorePlan
+from centipede.cluster.grants import SPARE, Grants, lives, slot
 from centipede.cluster.message import LIFE_BYTES
 from centipede.errors import HostError
 from centipede.protocol.endpoint import Endpoint
@@ -35,6 +36,8 @@ class Channel:
         """This member's, under sessions it makes."""
         self._cluster: Cluster | None = None
         self._sessions: _Sessions | None = None
+        self.directory: Directory | None = None
+        """Who tells of the other members, if they are not configured."""
         family = socket.AF_INET if listen.version == 4 else socket.AF_INET6
         self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
@@ -50,6 +53,8 @@ class Channel:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
+        if self.directory is not None:
+            self.directory.close()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -74,11 +79,23 @@ class Channel:
         k: int,
         others: Sequence[Endpoint],
         random: Callable[[int], bytes],
+        store: StorePlan | None = None,
     ) -> None:
-        """Begin to share the sessions of ``node``, whose run has 2^k shards."""
+        """Begin to share the sessions of ``node``, whose run has 2^k shards; a ``store`` tells of further members."""
         self._sessions = _Sessions(node)
         secret = identity.derive(_PURPOSE)
-        self._cluster = Cluster(secret, member, of, k, others, random(LIFE_BYTES), self._sessions)
+        life = random(LIFE_BYTES)
+        most_lives = None if store is None else lives(of) // 2
+        self._cluster = Cluster(secret, member, of, k, others, life, self._sessions, most_lives)
+        if store is not None:
+            self.directory = Directory(store, secret, member, of, k, Endpoint.of(*self.address), life)
+
+    def tell(self, peers: Iterable[PublicKey]) -> None:
+        """These have a new session or timestamp, which all members are to know."""
+        peers = list(peers)
+        self.cluster.tell(peers)
+        if self.directory is not None:
+            self.directory.tell(peers)
 
     @property
     def cluster(self) -> Cluster:
@@ -108,8 +125,11 @@ class Channel:
         if self._cluster is None or self._sessions is None:
             return
         self._sessions.now = now
+        peers = set(peers)
         self._cluster.set_outer(self._sessions.node.announced)
         self._cluster.set_peers(peers)
+        if self.directory is not None:
+            self.directory.handle_timer(self._cluster, peers, self._sessions.made_here, now)
         self._cluster.handle_timer(now)
         self._flush()
 
@@ -135,6 +155,10 @@ class _Sessions:
             return grants.run(base, member, life, k)
 
         return self.node.share(public_key, grant, addresses, self.now)
+
+    def made_here(self, public_key: PublicKey) -> Handover | None:
+        """For a store: what a member that comes later is to know. The runs in it grant nothing."""
+        return self.node.share(public_key, lambda _: Run(), (), self.now)
 
     def absorb(self, handover: Handover) -> None:
         self.node.absorb(handover, self.now)

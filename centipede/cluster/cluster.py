@@ -76,9 +76,20 @@ class Cluster:
     """One member's view of all."""
 
     def __init__(
-        self, secret: bytes, member: int, of: int, k: int, others: Sequence[Endpoint], life: bytes, sessions: Sessions
+        self,
+        secret: bytes,
+        member: int,
+        of: int,
+        k: int,
+        others: Sequence[Endpoint],
+        life: bytes,
+        sessions: Sessions,
+        most_lives: int | None = None,
     ) -> None:
-        """``member`` counts from 1; ``others`` are addresses of the channel; ``life`` 16 random bytes."""
+        """``member`` counts from 1; ``others`` are addresses of the channel; ``life`` 16 random bytes.
+
+        To how many lives of a member it grants a session may be limited, see grants.py.
+        """
         assert len(life) == LIFE_BYTES
         self.member = member
         self.of = of
@@ -90,7 +101,7 @@ class Cluster:
         self._k = k
         self._life = life
         self._sessions = sessions
-        self._grants = Grants(of)
+        self._grants = Grants(of, most_lives)
         self._outer: tuple[Endpoint, ...] = ()
         self._peers: set[PublicKey] = set()
         self._counter = 0
@@ -112,6 +123,25 @@ class Cluster:
     def set_peers(self, peers: Iterable[PublicKey]) -> None:
         """Say whom this member serves."""
         self._peers = set(peers)
+
+    def set_others(self, others: Sequence[Endpoint], now: float) -> None:
+        """Say where the others are. Those that are heard stay in any case."""
+        kept = [each for each in self.members if each.address in others or self.is_heard(each, now)]
+        known = {each.address for each in kept}
+        fresh = [Member(address) for address in others if address not in known]
+        self.members = kept + fresh
+        if fresh:
+            self._hello_at = self.next_timer = float("-inf")
+
+    def has(self, base: bytes) -> bool:
+        """Whether another member's session was taken over, by its base."""
+        return base in self._taken
+
+    def absorb(self, handover: Handover, now: float) -> None:
+        """Serve what another member told, except what was taken over before."""
+        fresh = tuple(each for each in handover.sessions if each.base not in self._taken)
+        self._taken.update((each.base, now) for each in fresh)
+        self._sessions.absorb(replace(handover, sessions=fresh))
 
     def tell(self, peers: Iterable[PublicKey]) -> None:
         """These have a new session or timestamp, which all members are to know."""
@@ -199,9 +229,7 @@ class Cluster:
             return
         if handover.peer not in self._peers:  # not acknowledged: it may be configured here a little later
             return
-        fresh = tuple(each for each in handover.sessions if each.base not in self._taken)
-        self._taken.update((each.base, now) for each in fresh)
-        self._sessions.absorb(replace(handover, sessions=fresh))
+        self.absorb(handover, now)
         self._send(member, ACK, _ACK.pack(revision, handover.peer.raw))
 
     def _greet(self, member: Member, to: bytes | None = None) -> None:

@@ -2,8 +2,9 @@
 
 Shards 0 to 8191 are 512 slots of 16, the longest run. Member m of n has slot m - 1 under the sessions it makes itself.
 To another member, its maker grants slot m - 1 + n x (lives of that member which have had the session before). Only the
-maker grants, and only while it lives, so neither a restart nor a partition gives two lives one shard. Shards from 8192
-on are for moving sessions by hand.
+maker grants, and only while it lives, so neither a restart nor a partition gives two lives one shard. With a store the
+maker grants to the first half of the lives only, and the store counts out the second (registry.py). Shards from 8192 on
+are for moving sessions by hand.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ SPARE = range(SLOTS_END, SHARDS_END)
 """What no slot holds."""
 
 
+def lives(of: int) -> int:
+    """How many lives of one member can have one session."""
+    return SLOTS_END // SLOT_SHARDS // of
+
+
 def slot(member: int, of: int, life: int, k: int) -> Run | None:
     """The run of 2^k shards of the ``life``-th life, from 0, of this member; None when there are no slots left."""
     first = SLOT_SHARDS * (member - 1 + of * life)
@@ -28,19 +34,21 @@ def slot(member: int, of: int, life: int, k: int) -> Run | None:
 class Grants:
     """What one member granted of the sessions it made."""
 
-    def __init__(self, of: int) -> None:
+    def __init__(self, of: int, most_lives: int | None = None) -> None:
+        """The slots of lives from ``most_lives`` on are for others to grant."""
         self._of = of
+        self._most_lives = lives(of) if most_lives is None else most_lives
         self._lives: dict[bytes, dict[int, list[bytes]]] = {}
         """By session base and member: its lives that have had the session, in order."""
 
     def run(self, base: bytes, member: int, life: bytes, k: int) -> Run | None:
         """The run of this life of a member under a session; the same whenever asked. None if no slot is left."""
-        lives = self._lives.setdefault(base, {}).setdefault(member, [])
-        if life not in lives:
-            if slot(member, self._of, len(lives), k) is None:
+        had = self._lives.setdefault(base, {}).setdefault(member, [])
+        if life not in had:
+            if len(had) >= self._most_lives:
                 return None
-            lives.append(life)
-        return slot(member, self._of, lives.index(life), k)
+            had.append(life)
+        return slot(member, self._of, had.index(life), k)
 
     def keep(self, bases: set[bytes]) -> None:
         """Forget all other sessions: they are over."""

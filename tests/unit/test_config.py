@@ -138,6 +138,10 @@ def test_secrets_stay_out_of_the_text_of_a_configuration(directory: Path) -> Non
     assert repr(bytes([7]) * 32) not in text
 
 
+PEER = "[[peer]]\npublic_key"
+CLUSTER = '[cluster]\nmember = 1\nof = 2\nlisten = "10.8.0.1:5"\n'
+STORE = 'store = "etcd"\nendpoints = '
+
 # Each row: what is replaced in WHOLE, by what, and what the sentence must then hold besides the file's name. Three dots
 # stand for anything within a line.
 MISTAKES = [
@@ -157,6 +161,71 @@ MISTAKES = [
         "[[peer]]\npublic_key",
         '[cluster]\nmember = 1\nof = 2\nlisten = "10.8.0.1:5"\nmembers = ["10.8.0.1:5"]\n[[peer]]\npublic_key',
         "[cluster]: members: 10.8.0.1:5 is this machine's own; name only the others",
+    ),
+    (
+        PEER,
+        CLUSTER + "\n" + PEER,
+        "[cluster]: members: is missing; add members = ",
+    ),
+    (
+        PEER,
+        CLUSTER + 'members = []\nprefix = "/a"\n' + PEER,
+        '[cluster]: prefix: is for a store; add store = "etcd" or remove the key',
+    ),
+    (
+        PEER,
+        CLUSTER + 'store = "zookeeper"\n' + PEER,
+        '[cluster]: store: \'zookeeper\' does not belong here; write store = "etcd"',
+    ),
+    (
+        PEER,
+        CLUSTER + 'store = "etcd"\n' + PEER,
+        '[cluster]: endpoints: the store has none; write endpoints = ["https://',
+    ),
+    (
+        PEER,
+        CLUSTER + "members = []\n" + STORE + '["http://10.8.0.9:2379"]\n' + PEER,
+        "[cluster]: members: the store tells them; remove this key or store",
+    ),
+    (
+        PEER,
+        CLUSTER + STORE + '["10.8.0.9:2379"]\n' + PEER,
+        "[cluster]: endpoints[0]: '10.8.0.9:2379' is no URL of a store; write endpoints = ",
+    ),
+    (
+        PEER,
+        CLUSTER + STORE + '["http://10.8.0.9"]\n' + PEER,
+        "[cluster]: endpoints[0]: 'http://10.8.0.9' has no port; write endpoints = ",
+    ),
+    (
+        PEER,
+        CLUSTER + STORE + '["http://10.8.0.8:1", "https://10.8.0.9:1"]\n' + PEER,
+        "[cluster]: endpoints: some begin with http and some with https; write all of them alike",
+    ),
+    (
+        PEER,
+        CLUSTER + STORE + '["https://10.8.0.9:2379"]\n' + PEER,
+        "[cluster]: ca_file: is missing, and without it nobody vouches for the store; add ",
+    ),
+    (
+        PEER,
+        CLUSTER + STORE + '["http://10.8.0.9:2379"]\nca_file = "a"\n' + PEER,
+        "[cluster]: ca_file: the endpoints begin with http; write https, or remove the key",
+    ),
+    (
+        PEER,
+        CLUSTER + STORE + '["https://10.8.0.9:2379"]\nca_file = "a"\ncert_file = "b"\n' + PEER,
+        '[cluster]: key_file: is missing; add key_file = "member.key", or remove the other of the two',
+    ),
+    (
+        PEER,
+        CLUSTER + STORE + '["https://10.8.0.9:2379"]\nca_file = "none.pem"\n' + PEER,
+        "none.pem: No such file or directory; name a PEM file that this user may read",
+    ),
+    (
+        PEER,
+        CLUSTER + STORE + '["http://10.8.0.9:2379"]\nprefix = "a b"\n' + PEER,
+        "[cluster]: prefix: 'a b' has other than 1 to 200 visible ASCII characters; write prefix = ",
     ),
     ("[interface]", "[interfaces]", "[interfaces]: there is no such section; did you mean interface?"),
     # missing

@@ -23,6 +23,8 @@ BELONGS = {
     "centipede.__main__": "centipede.cli",
     "centipede.fields": "centipede.config",
     "centipede.keyfile": "centipede.config",
+    "centipede.place": "centipede.config",
+    "centipede.clusterconfig": "centipede.config",
     "centipede.summary": "centipede.daemon",
     "centipede.show": "centipede.daemon",
     "centipede.changes": "centipede.daemon",

@@ -1,0 +1,201 @@
+"""Etcd: the few requests a member makes, by etcd's JSON gateway (https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway).
+
+Blocks, at most a few seconds at a time: for a thread of its own (store.py). Whatever goes wrong is a StoreError, and
+the next request goes to the next endpoint. Nothing that comes back is believed to be what was put; records are
+sealed (record.py).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import http.client
+import json
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+_TIMEOUT_S = 3.0
+_LARGEST_BYTES = 1 << 24
+"""Of an answer. A record has less than 2 KiB, and no request asks for more than MOST_RECORDS of them."""
+MOST_RECORDS = 1024
+_ERROR_CHARACTERS = 120
+
+
+class StoreError(Exception):
+    """The store did not do as it was asked; the text says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A key's value and the revision at which it was put."""
+
+    key: str
+    value: bytes
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Ranges as they were at one revision."""
+
+    revision: int
+    ranges: tuple[tuple[Value, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Keys that begin with ``prefix`` and were put at ``since`` or later, oldest first, at most 1024."""
+
+    prefix: str
+    since: int = 0
+
+
+class Etcd:
+    """One store, at any of its endpoints."""
+
+    def __init__(self, endpoints: Sequence[str], context: ssl.SSLContext | None) -> None:
+        """``endpoints`` are like https://10.8.0.9:2379; ``context`` is for those that begin with https."""
+        self._endpoints = list(endpoints)
+        self._context = context
+        self._connection: http.client.HTTPConnection | None = None
+
+    def close(self) -> None:
+        """Close the connection. Another request opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def grant(self, seconds: int) -> int:
+        """A new lease that ends in so many seconds."""
+        return _integer(self._call("/v3/lease/grant", {"TTL": seconds}), "ID")
+
+    def keep_alive(self, lease: int) -> bool:
+        """Renew a lease. False if there is none such any more."""
+        result = self._call("/v3/lease/keepalive", {"ID": lease}).get("result")
+        return isinstance(result, dict) and _integer(result, "TTL") > 0
+
+    def revoke(self, lease: int) -> None:
+        """End a lease, and all that was put under it."""
+        self._call("/v3/lease/revoke", {"ID": lease})
+
+    def create(self, key: str, value: bytes, lease: int) -> Value | None:
+        """Put the value if there is none (0 for no lease); else give the one there is."""
+        absent = {"key": _encode(key), "target": "VERSION", "result": "EQUAL", "version": "0"}
+        answer = self._transact([absent], [_put(key, value, lease)], [_get(key)])
+        if answer.get("succeeded"):
+            return None
+        _, values = _range(answer, 0)
+        if not values:
+            raise StoreError("answered a creation with neither success nor a value")
+        return values[0]
+
+    def replace(self, old: Value, value: bytes, lease: int) -> bool:
+        """Put another value in place of ``old``, if that is still there."""
+        same = {"key": _encode(old.key), "target": "MOD", "result": "EQUAL", "mod_revision": str(old.revision)}
+        return bool(self._transact([same], [_put(old.key, value, lease)]).get("succeeded"))
+
+    def put(self, key: str, value: bytes, lease: int) -> None:
+        """Put a value whatever there was."""
+        self._transact([], [_put(key, value, lease)])
+
+    def count(self, key: str, value: bytes, lease: int) -> int:
+        """Put a value and give how many times, from 1, that was done to this key: nobody else gets the same."""
+        answer = self._transact([], [_put(key, value, lease), _get(key)])
+        version, _ = _range(answer, 1)
+        if version < 1:
+            raise StoreError("counted less than one put")
+        return version
+
+    def look(self, ranges: Sequence[Range]) -> Found:
+        """All these at one moment."""
+        wanted = [
+            {
+                "requestRange": {
+                    "key": _encode(each.prefix),
+                    "range_end": _encode(each.prefix[:-1] + chr(ord(each.prefix[-1]) + 1)),
+                    "limit": str(MOST_RECORDS),
+                    "min_mod_revision": str(each.since),
+                    "sort_order": "ASCEND",
+                    "sort_target": "MOD",
+                }
+            }
+            for each in ranges
+        ]
+        answer = self._transact([], wanted)
+        header = answer.get("header")
+        if not isinstance(header, dict):
+            raise StoreError("answered without a revision")
+        found = tuple(_range(answer, index)[1] for index in range(len(ranges)))
+        return Found(_integer(header, "revision"), found)
+
+    def _transact(self, compare: list[Any], success: list[Any], failure: Sequence[Any] = ()) -> dict[str, Any]:
+        return self._call("/v3/kv/txn", {"compare": compare, "success": success, "failure": list(failure)})
+
+    def _call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        endpoint = self._endpoints[0]
+        try:
+            if self._connection is None:
+                self._connection = self._open(endpoint)
+            self._connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            response = self._connection.getresponse()
+            data = response.read(_LARGEST_BYTES + 1)
+            if len(data) > _LARGEST_BYTES:
+                raise ValueError("an answer beyond all measure")
+            answer = json.loads(data)
+            if response.status != http.HTTPStatus.OK:
+                raise ValueError(f"{response.status} {answer.get('error', '') if isinstance(answer, dict) else ''}")
+            if not isinstance(answer, dict):
+                raise ValueError("an answer that is no object")
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
+            self.close()
+            self._endpoints = [*self._endpoints[1:], endpoint]
+            words = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+            raise StoreError(f"{endpoint}: {words[:_ERROR_CHARACTERS]}") from None
+        return answer
+
+    def _open(self, endpoint: str) -> http.client.HTTPConnection:
+        parts = urlsplit(endpoint)
+        if parts.scheme == "https":
+            return http.client.HTTPSConnection(parts.netloc, timeout=_TIMEOUT_S, context=self._context)
+        return http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT_S)
+
+
+def _put(key: str, value: bytes, lease: int) -> dict[str, Any]:
+    return {"requestPut": {"key": _encode(key), "value": base64.b64encode(value).decode(), "lease": str(lease)}}
+
+
+def _get(key: str) -> dict[str, Any]:
+    return {"requestRange": {"key": _encode(key)}}
+
+
+def _encode(key: str) -> str:
+    return base64.b64encode(key.encode()).decode()
+
+
+def _integer(answer: dict[str, Any], key: str) -> int:
+    """The gateway writes 64 bit integers as text, and leaves out zeros."""
+    value = answer.get(key, 0)
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise StoreError(f"gave no number for {key}") from None
+
+
+def _range(answer: dict[str, Any], index: int) -> tuple[int, tuple[Value, ...]]:
+    """The version of the first key, and all values, of one range among the responses of a transaction."""
+    try:
+        kvs = answer["responses"][index]["response_range"].get("kvs", [])
+        values = tuple(
+            Value(
+                base64.b64decode(each["key"], validate=True).decode(),
+                base64.b64decode(each.get("value", ""), validate=True),
+                _integer(each, "mod_revision"),
+            )
+            for each in kvs
+        )
+        return (_integer(kvs[0], "version") if kvs else 0), values
+    except (KeyError, IndexError, TypeError, AttributeError, UnicodeDecodeError, binascii.Error):
+        raise StoreError("gave an answer that makes no sense") from None

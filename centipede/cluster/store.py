@@ -1,0 +1,204 @@
+"""Store: the thread that keeps a member registered in etcd, puts its records and looks for those of others.
+
+The control thread leaves what is to be put and claimed, takes what was seen, and waits for nothing. With the store gone
+the thread tries again each second; what was left to put meanwhile stays, the newest for each name.
+"""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import ssl
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from centipede.cluster.etcd import Etcd, Range, StoreError
+from centipede.cluster.registry import GRANT_S, MOST_OFFERED, RECORD_S, View
+from centipede.errors import HostError
+
+ROUND_S = 1.0
+LEASE_S = 10
+"""A member that the store did not hear of for this long is no longer registered."""
+BORN_BYTES = 16
+_GOODBYE_S = 1.0
+"""The end of the daemon waits at most this long for the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The store does not do as it is asked."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A record to be put, or a name to be counted (``value`` is None), in this store and in no other."""
+
+    name: str
+    store: bytes
+    value: bytes | None = None
+
+
+class Keeper:
+    """What is to be done with the store, without the thread. One round each second."""
+
+    def __init__(
+        self, etcd: Etcd, prefix: str, name: str, registration: bytes, is_own: Callable[[bytes], bool]
+    ) -> None:
+        """Names go below ``prefix``. ``registration`` is put under ``name`` unless another's is there."""
+        self._etcd = etcd
+        self._prefix = prefix
+        self._name = name
+        self._registration = registration
+        self._is_own = is_own
+        self._lease = 0
+        self._registered = False
+        self._born = b""
+        self._losses = 0
+        self._revision = 0
+        """Of the last look."""
+        self._since = 0
+        # What a round that failed on the way had seen.
+        self._anew = False
+        self._found: list[tuple[str, bytes]] = []
+        self._grants: list[tuple[str, int]] = []
+
+    def round(self, left: dict[str, Left]) -> View:
+        """Look, keep the registration, put and count what was left. What is done is taken out of ``left``.
+
+        Raises StoreError; the next round goes on where this one failed.
+        """
+        members = self._look()  # first: nothing of one store may be put into another
+        if not self._lease or not self._etcd.keep_alive(self._lease):
+            self._registered = False
+            self._lease = self._etcd.grant(LEASE_S)
+        holder = None
+        if not self._registered:
+            holder = self._register()
+            if holder is None:
+                self._registered = self._anew = True
+        store = self._born + self._losses.to_bytes(4, "big")
+        for name, each in tuple(left.items()):
+            if each.value is not None and each.store == store:
+                self._etcd.put(self._prefix + name, each.value, self._etcd.grant(RECORD_S))
+            elif each.store == store and self._registered:
+                count = self._etcd.count(self._prefix + name, b"", self._etcd.grant(GRANT_S))
+                self._grants.append((name, count))
+            del left[name]
+        view = View(store, members, tuple(self._found), tuple(self._grants), holder, self._anew)
+        self._found, self._grants, self._anew = [], [], False
+        return view
+
+    def leave(self) -> None:
+        """Let the others see at once that this member is gone."""
+        if self._lease:
+            self._etcd.revoke(self._lease)
+
+    def _register(self) -> bytes | None:
+        """Take the member's number. Gives the registration of whoever has it."""
+        there = self._etcd.create(self._prefix + self._name, self._registration, self._lease)
+        if there is None:
+            return None
+        if self._is_own(there.value) and self._etcd.replace(there, self._registration, self._lease):
+            return None
+        return there.value
+
+    def _look(self) -> dict[str, bytes]:
+        """All registrations; keeps the records that are new, and notices a store that is another than before."""
+        born, members, sessions = (self._prefix + each for each in ("born", "members/", "sessions/"))
+        found = self._etcd.look([Range(born), Range(members), Range(sessions, self._since)])
+        marks, registered, records = found.ranges
+        mark = marks[0].value[:BORN_BYTES] if marks else self._make_mark(born)
+        if found.revision < self._revision or mark != self._born:
+            # made anew, or put back to an earlier state: it may have forgotten what it counted
+            self._losses += 1
+            self._born = mark
+            self._anew = True
+            self._found, self._grants = [], []
+            if self._since:  # not all of its records were looked for
+                records, self._since = (), 0
+        self._revision = found.revision
+        if records:
+            self._since = records[-1].revision + 1
+        self._found += ((each.key.removeprefix(self._prefix), each.value) for each in records)
+        del self._found[:-MOST_OFFERED]
+        return {each.key.removeprefix(self._prefix): each.value for each in registered}
+
+    def _make_mark(self, born: str) -> bytes:
+        """What tells this store from one that was made anew: whoever comes first puts it there."""
+        own = secrets.token_bytes(BORN_BYTES)
+        there = self._etcd.create(born, own, 0)
+        return own if there is None else there.value[:BORN_BYTES]
+
+
+class Store:
+    """The thread, and what passes between it and the control thread."""
+
+    def __init__(self, keeper: Keeper, etcd: Etcd) -> None:
+        self._keeper = keeper
+        self._etcd = etcd
+        self._lock = threading.Lock()
+        """Held for a moment only, never over a request."""
+        self._left: dict[str, Left] = {}
+        self._seen: queue.SimpleQueue[View | Gone] = queue.SimpleQueue()
+        self._ended = threading.Event()
+        # A daemon thread: a request can hang for seconds and must not keep the process from ending.
+        self._thread = threading.Thread(target=self._work, name="store", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Say good-bye to the store if it answers within a second."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(_GOODBYE_S)
+
+    def leave(self, left: Iterable[Left]) -> None:
+        """Leave what is to be put or counted, in place of what was left under the same name."""
+        with self._lock:
+            self._left.update((each.name, each) for each in left)
+
+    def seen(self) -> list[View | Gone]:
+        """What happened since, in order."""
+        taken = []
+        while not self._seen.empty():
+            taken.append(self._seen.get())
+        return taken
+
+    def _work(self) -> None:
+        left: dict[str, Left] = {}
+        while not self._ended.is_set():
+            with self._lock:
+                left.update(self._left)
+                self._left.clear()
+            try:
+                self._seen.put(self._keeper.round(left))
+            except StoreError as error:
+                self._seen.put(Gone(str(error)))
+            self._ended.wait(ROUND_S)
+        with suppress(StoreError):  # the lease ends by itself
+            self._keeper.leave()
+        self._etcd.close()
+
+
+def tls_context(ca_file: Path | None, cert_file: Path | None, key_file: Path | None) -> ssl.SSLContext | None:
+    """For endpoints that begin with https. Raises HostError, naming the file."""
+    if ca_file is None:
+        return None
+    at = ca_file
+    try:
+        context = ssl.create_default_context(cafile=str(ca_file))
+        if cert_file is not None:
+            at = cert_file
+            context.load_cert_chain(cert_file, key_file)
+    except OSError as error:  # an SSLError is one
+        raise HostError(
+            f"{at} cannot be used for TLS: {error.strerror or error}; name a PEM file that belongs to the store"
+        ) from None
+    return context
