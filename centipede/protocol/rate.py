@@ -25,7 +25,7 @@ _RECOVERY = 1.25
 """by so much more, while that is less than it did before."""
 _PEAK_DECAY = 0.995
 _BASE_BEATS = 256
-_LOSS_BEATS = 32
+_LOSS_BEATS = 64
 _LEAST_BYTES_PER_S = 8_000.0
 _COUNT_MASK = 0xFFFF_FFFF
 
