@@ -215,6 +215,7 @@ class Attempt:
                 self._target(receiver, probe.version),
                 self._directory,
                 number=self._scenario.probe.index(probe),
+                hosts=topology.hosts,
             )
             running[probe.name] = probe.begin(ground)
         except LabError as failure:
@@ -284,7 +285,7 @@ class Attempt:
             self.record.void.append(f"{what} came {began_s - planned_s:.1f} s late")
 
     def _programs(self, topology: Topology) -> list[tuple[Process, str]]:
-        machines = [each for side in SIDES for each in (self._ends[side], *self._ends[side].members)]
+        machines = [each for side in SIDES for each in self._ends[side].machines]
         found = [(process, end.host.name) for end in machines for process in self._tunnel.processes(end)]
         emulators = ((link.emulator, f"link {link.name}") for link in topology.links.values())
         return found + [(process, where) for process, where in emulators if process is not None]
@@ -353,6 +354,8 @@ def tunnel_end(scenario: Scenario, side: Side, topology: Topology, tunnel: Tunne
             found_at=model.found_at,
             networks=tuple(networks),
             members=members,
+            channel=scenario.channel(model),
+            weight=model.weight,
         )
 
     return machine(end, tuple(machine(member) for member in end.members))

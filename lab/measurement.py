@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import threading
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -21,9 +22,11 @@ from lab.pace import slowness
 from lab.probes.datagrams import DatagramProbe, StreamResult
 from lab.probes.flow import FlowSpec
 from lab.probes.iperf3 import Transfer, TransferProbe, TransferSpec
+from lab.probes.onlooker import Onlooker
 from lab.probes.ping import PingSpec, RoundTrips, ping
 from lab.probes.stalls import FlowProbe, FlowResult
 from lab.probes.stream import StreamSpec
+from lab.probes.wire import WireResult, WireSpec
 
 _DATAGRAM_PORT = 6001
 _TRANSFER_PORT = 5201
@@ -47,6 +50,8 @@ class Ground:
     directory: Path
     number: int
     """Unlike that of any other measurement of the run; ports are counted off by it."""
+    hosts: Mapping[str, Host] = field(default_factory=dict)
+    """All there are, by name."""
 
 
 class Running(ABC):
@@ -101,6 +106,8 @@ class Datagrams(Measurement, frozen=True, tag="datagrams"):
     """Datagrams a second."""
     size: int = 200
     """Bytes of UDP payload."""
+    flows: int = 1
+    """Ports from which it is sent in turn."""
 
     result = StreamResult
 
@@ -118,6 +125,7 @@ class Datagrams(Measurement, frozen=True, tag="datagrams"):
             rate=self.rate,
             count=max(1, math.ceil(self.rate * self.duration_s)),
             size=self.size,
+            flows=self.flows,
             interval_s=series_interval_s(self.duration_s),
         )
         return _Stream(DatagramProbe(ground.sender, ground.receiver, spec, ground.directory))
@@ -216,13 +224,47 @@ class Ping(Measurement, frozen=True, tag="ping"):
         return _Ping(ground.sender, spec)
 
 
-AnyMeasurement = Datagrams | Tcp | Flow | Ping
+class Onlook(Measurement, frozen=True, tag="wire"):
+    """What an onlooker sees on the way: nonces used again, and what comes of datagrams that he sends elsewhere."""
+
+    duration_s: float
+    host: str
+    links: tuple[str, ...]
+    """Those of the host's over which it looks."""
+    replay_to: tuple[str, ...] = ()
+    """Addresses to which each datagram that leaves over these links is sent once more, as it is and from the host's."""
+    port: int = 51820
+
+    result = WireResult
+
+    @property
+    def seconds(self) -> float:
+        return self.duration_s
+
+    def begin(self, ground: Ground) -> Running:
+        prefix = ground.directory / f"wire-{ground.number}"
+        spec = WireSpec(
+            interfaces=self.links,
+            port=self.port,
+            duration_s=self.duration_s,
+            replay_to=self.replay_to,
+            result=f"{prefix}-result.json",
+            ready=f"{prefix}-ready",
+        )
+        return _Stream(Onlooker(ground.hosts[self.host], spec, Path(f"{prefix}.log")))
+
+    def void(self, result: msgspec.Struct) -> str | None:
+        assert isinstance(result, WireResult)
+        return f"{self.name} missed {result.missed} packets" if result.missed else None
+
+
+AnyMeasurement = Datagrams | Tcp | Flow | Ping | Onlook
 
 
 class _Stream(Running):
-    """A probe of two programs."""
+    """A probe of programs of its own."""
 
-    def __init__(self, probe: DatagramProbe | TransferProbe | FlowProbe) -> None:
+    def __init__(self, probe: DatagramProbe | TransferProbe | FlowProbe | Onlooker) -> None:
         self._probe = probe
         try:
             probe.start()

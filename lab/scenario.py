@@ -25,7 +25,7 @@ from lab.errors import LabError
 from lab.expectation import Expectation
 from lab.impairment import Backend, Impairment
 from lab.link import INTERFACE_NAME_MAX, Address, EndPlan, Interface, LinkPlan
-from lab.measurement import AnyMeasurement
+from lab.measurement import AnyMeasurement, Onlook
 from lab.nat import NatKind, NatPlan
 from lab.timeline import AnyEvent, LinkChange
 from lab.topology import HostPlan, Plan, RoutePlan
@@ -104,6 +104,10 @@ class MachineModel(_Model, frozen=True):
     """Whether Centipede is given the addresses of its links or their names, so that it follows what changes there."""
     found: bool | tuple[str, ...] = True
     """Whether the other end is told where to find this one, or where exactly (``address:port``), as behind a NAT."""
+    channel: str | None = None
+    """The link over which it talks with the other members, all of which then are a cluster; None without."""
+    weight: int = 255
+    """The part of their flows that peers are asked for, in a cluster."""
 
     @property
     def found_at(self) -> tuple[Endpoint, ...] | None:
@@ -248,6 +252,11 @@ class Scenario(_Model, frozen=True, dict=True):
             if either or interface.version == self.tunnel.ip_version
         )
 
+    def channel(self, machine: MachineModel) -> Address | None:
+        """Return the address at which a machine talks with the other members, None without a cluster."""
+        found = self.addresses.get((machine.channel or "", machine.host), ())
+        return next((each.ip for each in found if each.version == 4), None)
+
     @property
     def members(self) -> tuple[str, ...]:
         """The hosts of ends that are served by several machines."""
@@ -345,6 +354,11 @@ class Scenario(_Model, frozen=True, dict=True):
         if self.budget_s <= 0:
             yield "budget_s must be greater than 0"
         measurements = {probe.name: probe for probe in self.probe}
+        for probe in self.probe:
+            if isinstance(probe, Onlook):
+                for name in probe.links:
+                    if name not in links or probe.host not in links[name].ends:
+                        yield f"probe {probe.name}: link {name!r} is not there or does not end at {probe.host!r}"
         if len(measurements) < len(self.probe):
             yield "two probes have one name"
         yield from (
@@ -358,6 +372,8 @@ class Scenario(_Model, frozen=True, dict=True):
             end = self.end("left" if side == "left" else "right")
             for machine in end.machines:
                 yield from self._machine_problems(f"tunnel.{side}", machine, hosts, links)
+            if any(machine.channel for machine in end.machines) and not all(map(self.channel, end.machines)):
+                yield f"tunnel.{side}: each machine of a cluster names a link of its own with IPv4 as channel"
             if end.behind is not None and not any(end.behind in link.ends for link in self.link):
                 yield f"tunnel.{side}.behind: there is no host {end.behind!r} with a link"
 

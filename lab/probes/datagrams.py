@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from lab.host import Host
-from lab.probes.stream import LONGEST_DRAIN_S, Interval, Received, Sent, StreamSpec
+from lab.probes.stream import LONGEST_DRAIN_S, FlowArrivals, Interval, Received, Sent, StreamSpec
 from lab.process import Process
 
 
@@ -39,6 +39,11 @@ class StreamResult(msgspec.Struct, frozen=True, kw_only=True):
     """Monotonic time of the first datagram, from which ``series`` counts."""
     interval_s: float
     series: list[Interval]
+    # None in results that are older than flows.
+    flows_with_loss: int | None = None
+    """Flows of which something was lost."""
+    longest_flow_gap_s: float | None = None
+    """``longest_gap_s`` of the flow that has the longest."""
 
     @property
     def complete(self) -> bool:
@@ -48,11 +53,6 @@ class StreamResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def combine(spec: StreamSpec, sent: Sent, received: Received) -> StreamResult:
     """The two accounts as one."""
-    gap_s = received.longest_gap_s
-    if received.received == 0:
-        gap_s = (sent.ended_ns - sent.began_ns) / 1e9
-    else:
-        gap_s = max(gap_s, (received.first_ns - sent.began_ns) / 1e9, (sent.ended_ns - received.last_ns) / 1e9)
     return StreamResult(
         planned=spec.count,
         sent=sent.offered,
@@ -63,7 +63,11 @@ def combine(spec: StreamSpec, sent: Sent, received: Received) -> StreamResult:
         reordered=received.reordered,
         foreign=received.foreign,
         longest_lost_run=max(received.longest_lost_run, sent.offered - 1 - received.highest),
-        longest_gap_s=gap_s,
+        longest_gap_s=_gap_s(sent, received),
+        flows_with_loss=sum(
+            flow.received < len(range(number, sent.offered, spec.flows)) for number, flow in enumerate(received.flows)
+        ),
+        longest_flow_gap_s=max(_gap_s(sent, flow) for flow in received.flows),
         seconds=(sent.ended_ns - sent.began_ns) / 1e9,
         errors=sent.errors,
         delay_us=received.delay_us,
@@ -71,6 +75,13 @@ def combine(spec: StreamSpec, sent: Sent, received: Received) -> StreamResult:
         interval_s=spec.interval_s,
         series=received.series,
     )
+
+
+def _gap_s(sent: Sent, received: Received | FlowArrivals) -> float:
+    if received.received == 0:
+        return (sent.ended_ns - sent.began_ns) / 1e9
+    ends = ((received.first_ns - sent.began_ns) / 1e9, (sent.ended_ns - received.last_ns) / 1e9)
+    return max(received.longest_gap_s, *ends)
 
 
 class DatagramProbe:

@@ -24,6 +24,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
@@ -43,6 +44,8 @@ _RECEIVE_CHUNK = 16384
 _SOCKET_BUFFER_BYTES = 8 << 20
 _WAKE_UP_S = 0.05
 LONGEST_DRAIN_S = 5.0
+_FLOW_PORT = 20480
+_MOST_FLOWS = 4096
 _LATE_S = 1.0
 _BUCKETS_PER_DOUBLING = 32
 _BUCKETS = 40 * _BUCKETS_PER_DOUBLING
@@ -60,6 +63,8 @@ class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Datagrams planned."""
     size: int = 200
     """Bytes of UDP payload, at least a header."""
+    flows: int = 1
+    """Number n goes from a port of its own for each n modulo ``flows``, the same in every run; 1: from any port."""
     stream: int = 0
     interval_s: float = 0.1
     """Length of one interval of the series. Without a rate the whole stream is one interval."""
@@ -79,6 +84,8 @@ class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"count {self.count} is not in 1..{LARGEST_STREAM}")
         if self.size < HEADER.itemsize:
             raise ValueError(f"size {self.size} is less than the header's {HEADER.itemsize} bytes")
+        if not 0 < self.flows <= _MOST_FLOWS:
+            raise ValueError(f"flows {self.flows} is not in 1..{_MOST_FLOWS}")
         if self.rate < 0:
             raise ValueError(f"rate {self.rate} is negative")
 
@@ -104,6 +111,17 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     """Monotonic time of the first and after the last datagram."""
 
 
+class FlowArrivals(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one flow."""
+
+    received: int
+    """Numbers, each once."""
+    first_ns: int
+    last_ns: int
+    """Monotonic time of the first and last arrival; 0 if nothing came."""
+    longest_gap_s: float
+
+
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the datagrams planned for one interval of the series."""
 
@@ -120,7 +138,7 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     received: int
     duplicated: int
     reordered: int
-    """Datagrams that came after one with a higher number."""
+    """Datagrams that came after one of their flow with a higher number."""
     foreign: int
     longest_lost_run: int
     """Most consecutive numbers up to the highest one received that never came."""
@@ -134,6 +152,40 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     delay_us: dict[str, float]
     """One-way delay: min, p1, p10, median, p90, p99, p999, max."""
     series: list[Interval]
+    flows: list[FlowArrivals]
+
+
+class _FlowAccount:
+    """What the receiver keeps of one flow."""
+
+    __slots__ = ("first_ns", "highest", "last_ns", "longest_gap_ns", "received")
+
+    def __init__(self) -> None:
+        self.highest = -1
+        self.received = self.first_ns = self.last_ns = self.longest_gap_ns = 0
+
+    def arrive(self, arrived: NDArray[np.int64]) -> None:
+        """Take the times of arrivals, copies included."""
+        before = np.concatenate(([self.last_ns or arrived[0]], arrived[:-1]))
+        self.longest_gap_ns = max(self.longest_gap_ns, int((arrived - before).max()))
+        self.first_ns = self.first_ns or int(arrived[0])
+        self.last_ns = int(arrived[-1])
+
+    def count(self, numbers: NDArray[np.int64]) -> int:
+        """Take numbers that are new, and return how many came after a higher one."""
+        highest = np.maximum.accumulate(np.concatenate(([self.highest], numbers)))
+        self.received += len(numbers)
+        self.highest = int(highest[-1])
+        return int((numbers < highest[:-1]).sum())
+
+    def result(self) -> FlowArrivals:
+        """The account so far."""
+        return FlowArrivals(
+            received=self.received,
+            first_ns=self.first_ns,
+            last_ns=self.last_ns,
+            longest_gap_s=self.longest_gap_ns / 1e9,
+        )
 
 
 class Account:
@@ -148,8 +200,8 @@ class Account:
         self._delay_max_ns = np.zeros(spec.intervals, dtype=np.int64)
         self._delay_min_ns = np.iinfo(np.int64).max
         self._reordered = self._foreign = 0
-        self._highest = -1
-        self._first_ns = self._last_ns = self._longest_gap_ns = 0
+        self._all = _FlowAccount()
+        self._flows = [_FlowAccount() for _ in range(spec.flows)]
 
     def add(self, headers: NDArray[np.void], arrived_ns: NDArray[np.int64]) -> None:
         """Account for datagrams in the order of their arrival."""
@@ -159,10 +211,10 @@ class Account:
         if not len(numbers):
             return
         arrived = arrived_ns[ours]
-        before = np.concatenate(([self._last_ns or arrived[0]], arrived[:-1]))
-        self._longest_gap_ns = max(self._longest_gap_ns, int((arrived - before).max()))
-        self._first_ns = self._first_ns or int(arrived[0])
-        self._last_ns = int(arrived[-1])
+        self._all.arrive(arrived)
+        flows = numbers % self._spec.flows
+        for flow in np.unique(flows):
+            self._flows[flow].arrive(arrived[flows == flow])
         bins = numbers * self._spec.intervals // self._spec.count
         new = np.zeros(len(numbers), dtype=bool)
         new[np.unique(numbers, return_index=True)[1]] = True
@@ -173,9 +225,9 @@ class Account:
             return
         self._seen[numbers] = 1
         np.add.at(self._received, bins, 1)
-        highest = np.maximum.accumulate(np.concatenate(([self._highest], numbers)))
-        self._reordered += int((numbers < highest[:-1]).sum())
-        self._highest = int(highest[-1])
+        self._all.count(numbers)
+        flows = numbers % self._spec.flows
+        self._reordered += sum(self._flows[flow].count(numbers[flows == flow]) for flow in np.unique(flows))
         delays = np.maximum(arrived[new] - headers["sent_ns"][ours][new].astype(np.int64), 1)
         np.maximum.at(self._delay_max_ns, bins, delays)
         self._delay_min_ns = min(self._delay_min_ns, int(delays.min()))
@@ -191,11 +243,11 @@ class Account:
             duplicated=int(self._duplicated.sum()),
             reordered=self._reordered,
             foreign=self._foreign,
-            longest_lost_run=_longest_zero_run(self._seen[: self._highest + 1]),
-            highest=self._highest,
-            first_ns=self._first_ns,
-            last_ns=self._last_ns,
-            longest_gap_s=self._longest_gap_ns / 1e9,
+            longest_lost_run=_longest_zero_run(self._seen[: self._all.highest + 1]),
+            highest=self._all.highest,
+            first_ns=self._all.first_ns,
+            last_ns=self._all.last_ns,
+            longest_gap_s=self._all.longest_gap_ns / 1e9,
             delay_us=self._delays_us(),
             series=[
                 Interval(
@@ -207,6 +259,7 @@ class Account:
                 )
                 for i in range(spec.intervals)
             ],
+            flows=[flow.result() for flow in self._flows],
         )
 
     def _delays_us(self) -> dict[str, float]:
@@ -236,8 +289,15 @@ def send(spec: StreamSpec, stop: threading.Event) -> Sent:
     headers["stream"] = spec.stream
     offered = refused = 0
     errors: Counter[str] = Counter()
-    with _socket(spec) as sock:
-        sock.connect((spec.host, spec.port))
+    with ExitStack() as stack:
+        socks = [stack.enter_context(_socket(spec)) for _ in range(spec.flows)]
+        for number, sock in enumerate(socks):
+            if spec.flows > 1:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # another stream's differ at the far end
+                sock.bind(("", _FLOW_PORT + number))
+            sock.connect((spec.host, spec.port))
+        # The datagrams of one system call have one socket.
+        at_once = _SEND_BATCH if spec.flows == 1 else 1
         began = time.monotonic_ns()
         longest_s = spec.count / spec.rate + _LATE_S if spec.rate else spec.longest_s
         deadline = None if longest_s is None else began + int(longest_s * 1e9)
@@ -249,9 +309,10 @@ def send(spec: StreamSpec, stop: threading.Event) -> Sent:
             if due <= offered:
                 stop.wait((began + offered * 10**9 // spec.rate - now) / 1e9)
                 continue
-            count = min(due - offered, _SEND_BATCH)
+            count = min(due - offered, at_once)
             headers["number"][:count] = np.arange(offered, offered + count)
             headers["sent_ns"][:count] = now
+            sock = socks[offered % spec.flows]
             left = 0
             while left < count:
                 try:

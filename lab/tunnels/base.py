@@ -55,6 +55,15 @@ class TunnelEnd:
     """Networks that are reached through it."""
     members: tuple[TunnelEnd, ...] = ()
     """Further machines that serve the same identity; only Centipede can have them."""
+    channel: Address | None = None
+    """Where it talks with the other members; None for machines that are not told of each other."""
+    weight: int = 255
+    """The part of their flows that peers are asked for, in a cluster."""
+
+    @property
+    def machines(self) -> tuple[TunnelEnd, ...]:
+        """All machines of this end."""
+        return (self, *self.members)
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:

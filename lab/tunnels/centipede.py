@@ -46,6 +46,8 @@ Engine = Literal["auto", "python", "native"]
 
 INTERFACE = "cpd0"
 """Name of the tunnel's interface at either end."""
+CHANNEL_PORT = 51821
+"""At which the members of a cluster talk with each other."""
 _LOOK_TIMEOUT_S = 1.0
 _LABELS: Mapping[Engine, str] = {
     "auto": "Centipede",
@@ -83,12 +85,15 @@ class Centipede(Tunnel):
                 (identities[0], left, identities[1], right),
                 (identities[1], right, identities[0], left),
             ):
-                write_configuration(end, configuration(own, end, remote, far, self.engine, options))
-                for member in end.members:  # which waits for a session to be handed over, and calls nobody
-                    silent = replace(far, found_at=())
-                    write_configuration(member, configuration(own, member, remote, silent, self.engine, options))
-            self._start(left, *left.members, right, *right.members)
+                for machine in end.machines:  # all but the first wait for a session to be told, and call nobody
+                    called = far if machine is end else replace(far, found_at=())
+                    text = configuration(own, machine, remote, called, self.engine, options)
+                    write_configuration(machine, text + cluster_section(machine, end.machines))
+            self._start(*left.machines, *right.machines)
             wait_for_traffic(self, left, right, options.ready_timeout_s)
+            for end, far in ((left, right), (right, left)):
+                if far.channel is not None:
+                    self._wait_for_members(end, len(far.machines), options)
             if options.scheduler != "fastest" and len(left.outer) > 1:
                 self._wait_for_paths(left, right, options)
         except BaseException as error:
@@ -185,6 +190,14 @@ class Centipede(Tunnel):
         for end in ends:
             set_queue_length(end, INTERFACE, self._options.txqueuelen)
 
+    def _wait_for_members(self, end: TunnelEnd, wanted: int, options: TunnelOptions) -> None:
+        def condition() -> bool:
+            shown = self.state(end)
+            return shown is not None and all(len(peer["members"]) == wanted for peer in shown["peers"])
+
+        what = f"{wanted} members at the other end of {end.host.name}"
+        wait_until(condition, timeout_s=options.ready_timeout_s, what=what)
+
     def _wait_for_paths(self, left: TunnelEnd, right: TunnelEnd, options: TunnelOptions) -> None:
         links = len(left.outer)
         wanted = links if options.copies == "all" or options.scheduler == "aggregate" else min(options.copies, links)
@@ -202,6 +215,20 @@ def configuration(
     """Return the text of an end's configuration file."""
     interface, peer = interface_table(own, end, engine, options), peer_table(remote, far, options)
     return render_tables([("[interface]", interface), ("[[peer]]", peer), ("[timing]", options.timing)])
+
+
+def cluster_section(own: TunnelEnd, machines: Sequence[TunnelEnd]) -> str:
+    """Return the text of a machine's ``[cluster]``, empty for machines that are not told of each other."""
+    if own.channel is None:
+        return ""
+    table = {
+        "member": machines.index(own) + 1,
+        "of": len(machines),
+        "listen": f"{own.channel}:{CHANNEL_PORT}",
+        "members": [f"{each.channel}:{CHANNEL_PORT}" for each in machines if each is not own],
+        "weight": own.weight,
+    }
+    return render_tables([("[cluster]", table)])
 
 
 def interface_table(own: Identity, end: TunnelEnd, engine: Engine, options: TunnelOptions) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import socket
 import threading
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -127,20 +128,35 @@ def test_a_stream_of_which_nothing_came_is_one_gap() -> None:
     assert result.delay_us == {}
 
 
-@pytest.mark.parametrize("wrong", [{"count": 0}, {"count": 10**9}, {"size": 23}, {"rate": -1}])
+def test_each_flow_has_its_own_order_losses_and_gaps() -> None:
+    stream = spec(count=8, flows=2)
+    made = Account(stream)
+    numbers = [0, 2, 1, 4, 3, 7, 5]  # the even ones in order but for the last, the odd ones swapped
+    made.add(headers(numbers), np.array([1, 2, 3, 4, 50, 51, 52], dtype=np.int64) * MS)
+    sent = Sent(offered=8, refused=0, errors={}, began_ns=0, ended_ns=60 * MS)
+    result = combine(stream, sent, made.result())
+    assert (result.reordered, result.lost, result.flows_with_loss) == (1, 1, 1)
+    assert result.longest_gap_s == pytest.approx(0.046)
+    assert result.longest_flow_gap_s == pytest.approx(0.056), "from 4 to the end, where 6 should have come"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"flows": 0}, {"flows": 5000}, {"count": 0}, {"count": 10**9}, {"size": 23}, {"rate": -1}]
+)
 def test_a_stream_that_cannot_be_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         StreamSpec(**{"host": "::1", "port": 9, "rate": 10, "count": 10, **wrong})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-@pytest.mark.parametrize("rate", [2000, 0])
-def test_both_ends_agree_over_the_loopback_interface(host: str, rate: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rate", "flows"), [(2000, 1), (2000, 7), (0, 1), (0, 7)])
+def test_both_ends_agree_over_the_loopback_interface(host: str, rate: int, flows: int, tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind((host, 0))
         port = free.getsockname()[1]
     ready = tmp_path / "ready"
-    stream = StreamSpec(host=host, port=port, rate=rate, count=400, size=64, stream=3, ready=str(ready), quiet_s=0.1)
+    base = StreamSpec(host=host, port=port, rate=rate, count=400, size=64, stream=3, ready=str(ready), quiet_s=0.1)
+    stream = msgspec.structs.replace(base, flows=flows)
     stop = threading.Event()
     accounts: list[Received] = []
     receiver = threading.Thread(target=lambda: accounts.append(receive(stream, stop)))
@@ -156,4 +172,5 @@ def test_both_ends_agree_over_the_loopback_interface(host: str, rate: int, tmp_p
     result = combine(stream, sent, accounts[0])
     assert (result.planned, result.sent, result.received, result.lost) == (400, 400, 400, 0)
     assert (result.duplicated, result.reordered, result.foreign, result.errors) == (0, 0, 0, {})
+    assert [flow.received for flow in accounts[0].flows] == [len(range(n, 400, flows)) for n in range(flows)]
     assert result.delay_us["max"] >= result.delay_us["min"] > 0.0

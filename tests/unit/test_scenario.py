@@ -293,6 +293,27 @@ equals = 0
             scenario.parse(text.replace(before, after), name="x")
 
 
+def test_machines_of_a_cluster_name_what_they_talk_over() -> None:
+    found = scenario.load(scenario.find("balance-weights"))
+    assert [str(found.channel(machine)) for machine in found.tunnel.right.machines] == [
+        "10.6.0.1",
+        "10.6.0.2",
+        "10.6.0.3",
+    ]
+    assert [machine.weight for machine in found.tunnel.right.machines] == [200, 100, 100]
+    assert found.channel(found.tunnel.left) is None
+    text = scenario.find("balance-weights").read_text()
+    for before, after in (('channel = "lan-b", ', ""), ('channel = "lan-b"', 'channel = "lan-c"')):
+        with pytest.raises(LabError, match=r"tunnel.right: each machine of a cluster names a link of its own"):
+            scenario.parse(text.replace(before, after), name="x")
+
+
+def test_an_onlooker_looks_at_links_of_its_host() -> None:
+    text = scenario.find("replay-across").read_text()
+    with pytest.raises(LabError, match="probe wire: link 'lan-b' is not there or does not end at 'isp'"):
+        scenario.parse(text.replace('links = ["net-a"]\nreplay', 'links = ["lan-b"]\nreplay'), name="x")
+
+
 def test_the_digest_is_of_the_text() -> None:
     assert scenario.parse(WHOLE, name="x").digest != scenario.parse(WHOLE + "\n", name="x").digest
 
