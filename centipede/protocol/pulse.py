@@ -256,9 +256,13 @@ class Pulse:
             return timing.idle_s
         if not path.usable:
             return timing.probe_s
-        if quiet_s < timing.busy_within_s and path.number in self.carrying:
+        if quiet_s < timing.busy_within_s and (path.number in self.carrying or self._brings_data(path, now)):
             return self.busy_s
         return timing.up_s
+
+    def _brings_data(self, path: Path, now: float) -> bool:
+        """Whether the peer sends data here. It has only our heartbeats to tell it that the path works."""
+        return path.counters.rx_packets > 0 and now < path.counters.last_rx + self._timing.busy_within_s
 
     def _see_to_mtu(self, path: Path, now: float) -> None:
         """Probe the path's MTU if that is due, and see whether ordinary heartbeats pass if a probe did not."""

@@ -228,6 +228,22 @@ def test_keepalive_does_not_take_a_pair_that_never_worked_for_a_dead_peer() -> N
     assert peer(a).session.rekeys == 0
 
 
+def test_a_path_that_only_the_peer_uses_is_kept_in_time_for_it() -> None:
+    """Each end chooses by what it loses itself. Whoever gets data on a path it does not use must still say it works."""
+    world, a, b = started(links=(2, 1), scheduler="fastest")
+    a.uplinks[1].up = a.uplinks[1].down = Weather(delay_s=0.05)
+    a.uplinks[0].down = Weather(delay_s=0.01, loss=0.2)
+    world.send_packets(a, 0.01, 60.0)
+    world.send_packets(b, 0.01, 60.0)
+    near, far = a.uplinks[0].local.host, a.uplinks[1].local.host
+    world.clock.run_until(1.0)
+    wait_for(world, lambda: plan(b).paths[0].remote.host == far, 20.0)
+    world.clock.run_until(world.clock.now + 4.0)
+    assert plan(a).paths[0].local.host == near
+    a.uplinks[0].up = a.uplinks[0].down = Weather(delay_s=0.01, loss=1.0)
+    assert wait_for(world, lambda: plan(a).paths[0].local.host == far or len(plan(a).paths) > 1, 2.0) < 0.6
+
+
 def test_a_cut_link_costs_nothing_with_two_copies() -> None:
     world, a, b = started(links=(2, 2))
     for machine in (a, b):
