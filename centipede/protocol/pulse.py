@@ -9,7 +9,7 @@ Knows what was heard only as far as its own rhythm depends on it: the traffic, a
 
 from __future__ import annotations
 
-from centipede.protocol.association import Association
+from centipede.protocol.association import Association, Session
 from centipede.protocol.bucket import Bucket
 from centipede.protocol.context import Context
 from centipede.protocol.path import BEAT_BYTES, Path, PathState
@@ -98,20 +98,7 @@ class Pulse:
         for session in self._association.speaking(now):
             if not path.affords(BEAT_BYTES):
                 break
-            shard = path.runs[session.number].first if session.number in path.runs else ANY_SHARD
-            beat = path.compose(
-                now,
-                next_in_s=next_in_s,
-                k=session.own.k,
-                answer_now=answer_now,
-                bye=bye,
-                draining=self._context.draining or self.draining,
-                aggregating=self.aggregating,
-                weight=self._context.weight,
-            )
-            datagram = session.seal_control(beat.encode(), source=session.own.first, shard=shard)
-            if datagram is not None:
-                self._context.send(path.local, path.remote, datagram)
+            self._say(path, session, now, next_in_s=next_in_s, answer_now=answer_now, bye=bye)
         # A question on a pair that never worked proves nothing, unless there is none that does.
         if answer_now and self.is_sending(now) and (path.usable or not self._paths.usable):
             self._note_question(now)
@@ -122,20 +109,7 @@ class Pulse:
         if session is None:
             return
         next_in_s = min(self._interval_s(path, now), self._limit_s())
-        shard = path.runs[session.number].first if session.number in path.runs else ANY_SHARD
-        beat = path.compose(
-            now,
-            next_in_s=next_in_s,
-            k=session.own.k,
-            answer_now=True,
-            draining=self._context.draining or self.draining,
-            aggregating=self.aggregating,
-            weight=self._context.weight,
-            size_bytes=size_bytes,
-        )
-        datagram = session.seal_control(beat.encode(), source=session.own.first, shard=shard)
-        if datagram is not None:
-            self._context.send(path.local, path.remote, datagram, dont_fragment=True)
+        self._say(path, session, now, next_in_s=next_in_s, answer_now=True, size_bytes=size_bytes)
 
     def question(self, path: Path, now: float) -> None:
         """Ask for an answer on a path, unless that was done just now."""
@@ -183,8 +157,7 @@ class Pulse:
         session = self._association.known_on(path.number)
         if session is None:
             return
-        shard = path.runs[session.number].first if session.number in path.runs else ANY_SHARD
-        datagram = session.seal_control(message.encode(), source=session.own.first, shard=shard)
+        datagram = _seal(path, session, message.encode())
         if datagram is not None:
             path.note_sent(len(datagram))
             self._context.send(path.local, path.remote, datagram)
@@ -196,6 +169,33 @@ class Pulse:
     def say_bye(self, now: float) -> None:
         for path in self._paths.usable:
             self.beat(path, now, bye=True)
+
+    def _say(
+        self,
+        path: Path,
+        session: Session,
+        now: float,
+        *,
+        next_in_s: float,
+        answer_now: bool,
+        bye: bool = False,
+        size_bytes: int | None = None,
+    ) -> None:
+        """Send one heartbeat under one session; with ``size_bytes`` a probe of this UDP payload."""
+        beat = path.compose(
+            now,
+            next_in_s=next_in_s,
+            k=session.own.k,
+            answer_now=answer_now,
+            bye=bye,
+            draining=self._context.draining or self.draining,
+            aggregating=self.aggregating,
+            weight=self._context.weight,
+            size_bytes=size_bytes,
+        )
+        datagram = _seal(path, session, beat.encode())
+        if datagram is not None:
+            self._context.send(path.local, path.remote, datagram, dont_fragment=size_bytes is not None)
 
     # The rhythm.
 
@@ -298,3 +298,10 @@ class Pulse:
     def _try(self, path: Path, now: float) -> None:
         path.tries += 1
         self.beat(path, now, answer_now=True)
+
+
+def _seal(path: Path, session: Session, plaintext: bytes) -> bytes | None:
+    """A control datagram to the machine the path leads to, or to whoever is there if that was not heard yet."""
+    run = path.runs.get(session.number)
+    shard = ANY_SHARD if run is None else run.first
+    return session.seal_control(plaintext, source=session.own.first, shard=shard)
