@@ -13,16 +13,16 @@ behind it, as any program would feel. Nagle's algorithm is off, or the sender's 
 from __future__ import annotations
 
 import select
-import signal
 import socket
 import struct
 import sys
 import threading
 import time
 from pathlib import Path
-from types import FrameType
 
 import msgspec
+
+from lab.probes import program
 
 _CONGESTION_CONTROL = b"cubic"
 _HEADER = struct.Struct("<Q")
@@ -220,26 +220,7 @@ def _read(sock: socket.socket, account: Account, stop: threading.Event) -> None:
 
 def main(argv: list[str]) -> int:
     """``send SPEC`` or ``receive SPEC``; the account goes to the file the spec names, or to standard output."""
-    if len(argv) != 2 or argv[0] not in ("send", "receive"):
-        print("usage: python -m lab.probes.flow send|receive SPEC", file=sys.stderr)
-        return 2
-    spec = msgspec.json.decode(argv[1], type=FlowSpec)
-    stop = threading.Event()
-
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    account: Sent | Received = send(spec, stop) if argv[0] == "send" else receive(spec, stop)
-    encoded = msgspec.json.encode(account)
-    if not spec.result:
-        print(encoded.decode())
-        return 0
-    partial = Path(f"{spec.result}.partial")
-    partial.write_bytes(encoded)
-    partial.rename(spec.result)
-    return 0
+    return program.run("lab.probes.flow", argv, FlowSpec, send=send, receive=receive)
 
 
 if __name__ == "__main__":

@@ -17,21 +17,19 @@ from __future__ import annotations
 
 import errno
 import select
-import signal
 import socket
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from lab.probes import program
 from lab.probes.batch import Batch
 
 HEADER = np.dtype([("stream", "<u8"), ("number", "<u8"), ("sent_ns", "<u8")])
@@ -375,27 +373,7 @@ def _socket(spec: StreamSpec) -> socket.socket:
 
 def main(argv: list[str]) -> int:
     """``send SPEC`` or ``receive SPEC``; the account goes to the file the spec names, or to standard output."""
-    roles: Mapping[str, type] = {"send": Sent, "receive": Received}
-    if len(argv) != 2 or argv[0] not in roles:
-        print("usage: python -m lab.probes.stream send|receive SPEC", file=sys.stderr)
-        return 2
-    spec = msgspec.json.decode(argv[1], type=StreamSpec)
-    stop = threading.Event()
-
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    account: Sent | Received = send(spec, stop) if argv[0] == "send" else receive(spec, stop)
-    encoded = msgspec.json.encode(account)
-    if not spec.result:
-        print(encoded.decode())
-        return 0
-    partial = Path(f"{spec.result}.partial")
-    partial.write_bytes(encoded)
-    partial.rename(spec.result)
-    return 0
+    return program.run("lab.probes.stream", argv, StreamSpec, send=send, receive=receive)
 
 
 if __name__ == "__main__":
