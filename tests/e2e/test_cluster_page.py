@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_interface
 from pathlib import Path
 
 import pytest
 
-from lab.link import EndPlan, LinkPlan
-from lab.namespace import can_make
-from lab.topology import HostPlan, Plan, Topology
+from lab.topology import Topology
 from tests.e2e.follower import Follower, follow, joined_by_ssh
-from tests.e2e.world import ROOT
+from tests.e2e.world import ROOT, two_networks
 
 PAGE = ROOT / "docs" / "cluster.md"
 OUTSIDE = {"laptop": "192.0.2.30/24", "one": "192.0.2.10/24", "two": "192.0.2.20/24"}
@@ -20,21 +17,9 @@ INSIDE = {"one": "10.8.0.1/24", "two": "10.8.0.2/24"}
 
 
 @pytest.fixture
-def followers(tmp_path: Path) -> Iterator[dict[str, Follower]]:
-    if (reason := can_make()) is not None:
-        pytest.skip(f"this machine gives no network namespaces: {reason}")
-    links = [
-        LinkPlan(f"{switch}-{name}", (EndPlan(name, (ip_interface(address),)), EndPlan(switch)))
-        for switch, addresses in (("net", OUTSIDE), ("lan", INSIDE))
-        for name, address in addresses.items()
-    ]
-    names = ("laptop", "one", "two")
-    plan = Plan(
-        hosts=(*map(HostPlan, names), HostPlan("net", "switch"), HostPlan("lan", "switch")),
-        links=tuple(links),
-    )
-    with Topology.build(plan) as topology:
-        followers = {name: Follower(topology.host(name)) for name in names}
+def followers(namespaces: None, tmp_path: Path) -> Iterator[dict[str, Follower]]:
+    with Topology.build(two_networks(OUTSIDE, INSIDE)) as topology:
+        followers = {name: Follower(topology.host(name)) for name in {**OUTSIDE, **INSIDE}}
         with joined_by_ssh(followers, tmp_path / "ssh"):
             yield followers
 

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.link import EndPlan, LinkPlan
-from lab.namespace import can_make
-from lab.topology import HostPlan, Plan, RoutePlan, Topology
+from lab.topology import RoutePlan, Topology
 from tests.e2e.follower import Follower, follow, joined_by_ssh
-from tests.e2e.world import ROOT
+from tests.e2e.world import ROOT, two_networks
 
 PAGE = ROOT / "docs" / "migration.md"
 OUTSIDE = {"laptop": "192.0.2.30/24", "old": "192.0.2.10/24", "new": "192.0.2.20/24"}
@@ -20,22 +18,12 @@ INSIDE = {"old": "10.8.0.1/24", "new": "10.8.0.2/24", "site": "10.8.0.9/24"}
 
 
 @pytest.fixture
-def followers(tmp_path: Path) -> Iterator[dict[str, Follower]]:
-    if (reason := can_make()) is not None:
-        pytest.skip(f"this machine gives no network namespaces: {reason}")
-    links = [
-        LinkPlan(f"{switch}-{name}", (EndPlan(name, (ip_interface(address),)), EndPlan(switch)))
-        for switch, addresses in (("net", OUTSIDE), ("lan", INSIDE))
-        for name, address in addresses.items()
-    ]
-    names = ("laptop", "old", "new", "site")
-    plan = Plan(
-        hosts=(*map(HostPlan, names), HostPlan("net", "switch"), HostPlan("lan", "switch")),
-        links=tuple(links),
-        routes=(RoutePlan("site", ip_network("10.7.0.0/24"), ip_interface(INSIDE["old"]).ip),),
+def followers(namespaces: None, tmp_path: Path) -> Iterator[dict[str, Follower]]:
+    plan = two_networks(
+        OUTSIDE, INSIDE, routes=[RoutePlan("site", ip_network("10.7.0.0/24"), ip_interface(INSIDE["old"]).ip)]
     )
     with Topology.build(plan) as topology:
-        followers = {name: Follower(topology.host(name)) for name in names}
+        followers = {name: Follower(topology.host(name)) for name in {**OUTSIDE, **INSIDE}}
         with joined_by_ssh(followers, tmp_path / "ssh"):
             yield followers
 

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,9 @@ import pytest
 from centipede.cluster.grants import lives, slot
 from centipede.protocol.identity import Identity
 from lab.host import Host
-from lab.link import EndPlan, LinkPlan
-from lab.namespace import can_make
 from lab.process import Process
-from lab.topology import HostPlan, Plan, Topology
-from tests.e2e.world import DEADLINE_S, NAME, PROGRAM, environment, eventually, private_file
+from lab.topology import Topology
+from tests.e2e.world import DEADLINE_S, NAME, PROGRAM, environment, eventually, private_file, two_networks
 
 pytestmark = pytest.mark.netns
 
@@ -123,21 +120,13 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    if (reason := can_make()) is not None:
-        pytest.skip(f"this machine gives no network namespaces: {reason}")
+def world(namespaces: None, tmp_path: Path) -> Iterator[World]:
     if ETCD is None:
         pytest.skip("this machine has no etcd; install the package etcd-server")
     names = ("client", "one", "two", "three", "store")
-    outside = dict(zip(names, (30, 1, 2, 3), strict=False))
-    inside = dict(zip(names[1:], (1, 2, 3, 9), strict=True))
-    links = [
-        LinkPlan(f"{switch}-{name}", (EndPlan(name, (ip_interface(f"{network}.{last}/24"),)), EndPlan(switch)))
-        for switch, network, ends in (("net", "192.0.2", outside), ("lan", "10.8.0", inside))
-        for name, last in ends.items()
-    ]
-    hosts = (*map(HostPlan, names), HostPlan("net", "switch"), HostPlan("lan", "switch"))
-    with Topology.build(Plan(hosts=hosts, links=tuple(links))) as topology:
+    outside = {name: f"192.0.2.{last}/24" for name, last in zip(names, (30, 1, 2, 3), strict=False)}
+    inside = {name: f"10.8.0.{last}/24" for name, last in zip(names[1:], (1, 2, 3, 9), strict=True)}
+    with Topology.build(two_networks(outside, inside)) as topology:
         machines = [Machine(topology.host(name), number) for number, name in enumerate(names[:4])]
         yield World(machines[0], machines[1:], topology.host("store"), tmp_path / "etcd")
 

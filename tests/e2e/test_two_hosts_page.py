@@ -8,7 +8,6 @@ from ipaddress import ip_interface
 import pytest
 
 from lab.link import EndPlan, LinkPlan
-from lab.namespace import can_make
 from lab.topology import HostPlan, Plan, Topology
 from tests.e2e.follower import Follower, follow
 from tests.e2e.world import ROOT
@@ -17,9 +16,7 @@ PAGE = ROOT / "docs" / "two-hosts.md"
 
 
 @pytest.fixture
-def followers() -> Iterator[dict[str, Follower]]:
-    if (reason := can_make()) is not None:
-        pytest.skip(f"this machine gives no network namespaces: {reason}")
+def followers(namespaces: None) -> Iterator[dict[str, Follower]]:
     alpha = EndPlan("alpha", (ip_interface("192.0.2.10/24"),))
     beta = EndPlan("beta", (ip_interface("192.0.2.20/24"),))
     plan = Plan(hosts=(HostPlan("alpha"), HostPlan("beta")), links=(LinkPlan("eth0", (alpha, beta)),))

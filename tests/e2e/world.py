@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_interface
@@ -21,7 +21,7 @@ from centipede.system.wall import VARIABLE
 from lab.host import Host
 from lab.link import EndPlan, LinkPlan
 from lab.process import Process, wait_until
-from lab.topology import HostPlan, Plan, Topology
+from lab.topology import HostPlan, Plan, RoutePlan, Topology
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = [sys.executable, "-P", "-m", "centipede"]
@@ -214,6 +214,17 @@ class World:
 def eventually(condition: Callable[[], bool], what: str) -> None:
     """Wait until it is so; fails with ``what`` after the deadline."""
     wait_until(condition, timeout_s=DEADLINE_S, what=what, interval_s=0.05)
+
+
+def two_networks(outside: Mapping[str, str], inside: Mapping[str, str], routes: Sequence[RoutePlan] = ()) -> Plan:
+    """Hosts on one or two networks, each a switch: ``net`` outside, ``lan`` inside. Addresses by name, with prefix."""
+    links = [
+        LinkPlan(f"{switch}-{name}", (EndPlan(name, (ip_interface(address),)), EndPlan(switch)))
+        for switch, addresses in (("net", outside), ("lan", inside))
+        for name, address in addresses.items()
+    ]
+    hosts = (*map(HostPlan, {**outside, **inside}), HostPlan("net", "switch"), HostPlan("lan", "switch"))
+    return Plan(hosts=hosts, links=tuple(links), routes=tuple(routes))
 
 
 @contextmanager
