@@ -5,7 +5,8 @@ anything is built or run. Invariant: a Scenario that was loaded is consistent; w
 
 Addresses that a file does not give are counted off. The n-th network (a link between hosts, or a switch with its links,
 in the order of the file) is 10.n.0.0/24 and fd00:0:0:n::/64, its members .1, .2 and so on in the order of the file.
-Inside the tunnel the left end is 10.7.0.1 and fd07::1, the right end .2 and ::2.
+Inside the tunnel the left end is 10.7.0.1 and fd07::1, the right end .2 and ::2; hence from the seventh network on n is
+one more.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ INNER: Mapping[str, tuple[Interface, Interface]] = {
     "left": (ipaddress.ip_interface("10.7.0.1/24"), ipaddress.ip_interface("fd07::1/64")),
     "right": (ipaddress.ip_interface("10.7.0.2/24"), ipaddress.ip_interface("fd07::2/64")),
 }
+_INNER_NUMBER = 7
+"""The network that would have this number is inside the tunnel."""
 Side = Literal["left", "right"]
 _LOADS = (".bits_per_second", ".payload_bytes")
 """Figures that are as large as the load was."""
@@ -285,7 +288,8 @@ class Scenario(_Model, frozen=True, dict=True):
         members: dict[str, int] = {}
         for link in self.link:
             segment = next((f"switch {end}" for end in link.ends if end in switches), f"link {link.name}")
-            number = networks.setdefault(segment, len(networks) + 1)
+            first_free = len(networks) + 1
+            number = networks.setdefault(segment, first_free + (first_free >= _INNER_NUMBER))
             for host in link.ends:
                 if host in link.addresses:
                     yield (link.name, host), tuple(ipaddress.ip_interface(text) for text in link.addresses[host])
@@ -337,7 +341,7 @@ class Scenario(_Model, frozen=True, dict=True):
             if link.ends[0] == link.ends[1]:
                 yield f"link {link.name} joins {link.ends[0]} to itself"
             for texts in link.addresses.values():
-                yield from self._address_problems(f"link {link.name}", texts)
+                yield from self._address_problems(f"link {link.name}", texts, inside=self.meeting is None)
         yield from self._tunnel_problems(hosts, links)
         yield from self._event_problems(hosts, links)
         if self.meeting is not None:
@@ -416,12 +420,16 @@ class Scenario(_Model, frozen=True, dict=True):
                 yield f"{where}: {router} is no NAT"
 
     @staticmethod
-    def _address_problems(where: str, texts: tuple[str, ...]) -> Iterator[str]:
+    def _address_problems(where: str, texts: tuple[str, ...], *, inside: bool) -> Iterator[str]:
         for text in texts:
             try:
-                ipaddress.ip_interface(text)
+                network = ipaddress.ip_interface(text).network
             except ValueError as error:
                 yield f"{where}: {error}"
+                continue
+            for inner in INNER["left"] if inside else ():
+                if network.version == inner.version and network.overlaps(inner.network):
+                    yield f"{where}: {text} overlaps {inner.network}, which is inside the tunnel; give it another"
 
 
 def _slowed(expectation: Expectation, times: float) -> Expectation:

@@ -77,6 +77,10 @@ BAD = {
         WHOLE.replace('name = "one"', 'name = "one"\naddresses = { left = ["10.0.0.300/8"] }'),
         "'10.0.0.300/8' does not appear to be an IPv4 or IPv6 interface",
     ),
+    "address inside the tunnel": (
+        WHOLE.replace('name = "one"', 'name = "one"\naddresses = { left = ["10.7.0.9/16"] }'),
+        "link one: 10.7.0.9/16 overlaps 10.7.0.0/24, which is inside the tunnel; give it another",
+    ),
     "address of a stranger": (
         WHOLE.replace('name = "one"', 'name = "one"\naddresses = { middle = ["10.0.0.3/8"] }'),
         "there is no host 'middle'",
@@ -145,6 +149,16 @@ def test_addresses_are_counted_off_by_network() -> None:
     addresses = scenario.parse(text, name="x").addresses
     assert addresses["one", "left"] == (ip_interface("10.1.0.1/24"), ip_interface("fd00:0:0:1::1/64"))
     assert addresses["two", "right"] == (ip_interface("10.2.0.2/24"), ip_interface("fd00:0:0:2::2/64"))
+
+
+def test_no_counted_network_is_the_one_inside_the_tunnel() -> None:
+    more = "".join(LINK.replace('"one"', f'"more-{number}"') for number in range(2, 10))
+    addresses = scenario.parse(HEAD + HOSTS + LINK + more + TUNNEL + PROBE, name="x").addresses
+    seen = [addresses[name, "left"] for name in ("one", "more-6", "more-7", "more-9")]
+    assert [str(v4) for v4, _ in seen] == ["10.1.0.1/24", "10.6.0.1/24", "10.8.0.1/24", "10.10.0.1/24"]
+    assert seen[2][1] == ip_interface("fd00:0:0:8::1/64")
+    inside = {interface.network for interfaces in scenario.INNER.values() for interface in interfaces}
+    assert inside.isdisjoint(each.network for interfaces in addresses.values() for each in interfaces)
 
 
 def test_a_switch_and_its_links_are_one_network() -> None:
