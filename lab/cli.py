@@ -10,7 +10,8 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -25,9 +26,10 @@ from rich.table import Table
 from centipede.errors import CentipedeError
 from lab import capabilities, registry, scenario
 from lab.attempt import SIDES, tunnel_end, tunnel_options
+from lab.campaign import Tally, choose, clear, continuation, standing
 from lab.errors import LabError
 from lab.guest_runs import execute_in_guest, guest_only
-from lab.machine import machine
+from lab.machine import Machine, machine
 from lab.namespace import can_make, ensure_privileged, exec_privileged
 from lab.pace import slowness
 from lab.progress import render_seconds
@@ -119,14 +121,15 @@ def check(files: Sequence[str], as_json: bool) -> None:
 @cli.command("run")
 @click.argument("scenarios", metavar="[SCENARIO]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every scenario that is not long.")
-@click.option("--full", is_flag=True, help="Every scenario, long ones too, through every tunnel it names, three times.")
+@click.option("--full", is_flag=True, help="Every scenario, long ones too, repeated, and other tunnels beside it.")
 @click.option("--tunnel", "tunnels", multiple=True, type=click.Choice(list(TUNNELS)), help="Which tunnel. Repeatable.")
-@click.option("--repeat", type=click.IntRange(1, 1000), help="Repetitions of each run.")
+@click.option("--repeat", type=click.IntRange(1, 1000), help="Repetitions of each run, in place of the scenario's own.")
 @click.option(
     "--guest", is_flag=True, help="Make all runs in a guest (see guest), with less load where it is emulated."
 )
 @click.option("--pcap", is_flag=True, help="Capture every link into a file beside the result.")
 @click.option("--results", type=click.Path(path_type=Path, file_okay=False), help="Where results go; must be new.")
+@click.option("--resume", is_flag=True, help="Go on in --results: runs whose result stands are not made again.")
 @_json
 def run_command(
     scenarios: Sequence[str],
@@ -137,6 +140,7 @@ def run_command(
     guest: bool,
     pcap: bool,
     results: Path | None,
+    resume: bool,
     as_json: bool,
 ) -> None:
     """Run scenarios, given as files or by name, and say whether they met what they expect.
@@ -144,39 +148,51 @@ def run_command(
     Without --tunnel a scenario runs through the first tunnel it names, which is Centipede. A full run has kernel
     WireGuard in a guest where this machine's kernel lacks it. Exit status 1 if an
     expectation was missed or nothing could be found out. Results go to results/DATE-HOST/SCENARIO/TUNNEL/REPETITION/.
+
+    An interrupted command leaves a report of what was done and says how to go on. With --resume a result stands if its
+    scenario is unchanged, it is not void and, for Centipede, the checkout is the same.
     """
     if not scenarios and not everything and not full:
         raise click.UsageError("name a scenario, or give --all")
+    if resume and results is None:
+        raise click.UsageError("--resume goes on in a directory: name it by --results")
+    if results is not None and not resume and any(results.glob(f"*/*/*/{FILE}")):
+        raise LabError(f"{results} holds results; --resume goes on there, another directory begins anew")
     if not guest:
         ensure_privileged()
     paths = [scenario.find(text) for text in scenarios] or scenario.every()
     wanted = [each.slowed(slowness()) for each in map(scenario.load, paths) if scenarios or full or not each.long]
-    runs = [
-        Run(each, tunnel, repetition, pcap)
-        for repetition in range(1, (repeat or (3 if full else 1)) + 1)
-        for each in wanted
-        for tunnel in _rotated(tunnels or (each.tunnels if full else each.tunnels[:1]), repetition)
-    ]
+    runs = choose(wanted, full=full, tunnels=tunnels, repeat=repeat, pcap=pcap)
     console = _console(stderr=as_json)
     directory = results or new_directory(Path("results"), dt.datetime.now(dt.UTC), platform.node())
     tell = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    elsewhere = runs if guest else guest_only(runs, tell) if full else []
+    here = machine()
+    found = {number: standing(run, directory, here) if resume else None for number, run in enumerate(runs)}
+    left = [run for number, run in enumerate(runs) if found[number] is None]
+    elsewhere = left if guest else guest_only(left, tell) if full else []
+    native = [run for run in left if run not in elsewhere]
+    planned_s = [run.planned_s for run in native] + [run.planned_s * _IN_GUEST for run in elsewhere]
     if len(runs) > 1:
-        planned_s = sum(run.planned_s * (_IN_GUEST if run in elsewhere else 1.0) for run in runs)
-        tell(f"{len(runs)} runs, {len(elsewhere)} of them in a guest: about {render_seconds(planned_s)}")
-    done = _execute([run for run in runs if run not in elsewhere], directory, console)
-    if elsewhere:
-        done += execute_in_guest(elsewhere, directory, tell)
+        kept = f"{len(runs) - len(left)} of them made before, " if len(left) < len(runs) else ""
+        tell(f"{len(runs)} runs, {kept}{len(elsewhere)} in a guest: about {render_seconds(sum(planned_s))}")
+    done = [result for result in found.values() if result is not None]
+    tally = Tally(len(runs), planned_s, time.monotonic())
+    clear(left, directory)
+    try:
+        done += _execute(native, directory, here, console, tally)
+        if elsewhere:
+            done += execute_in_guest(elsewhere, directory, tell, partial(_announce, tell, tally))
+    except (KeyboardInterrupt, SystemExit):
+        tell(f"interrupted; this goes on:\n  {continuation(sys.argv[1:], directory)}")
+        _report(directory, tell)
+        raise
     if not done:
         raise LabError("there is no result")
-    from lab.matrix import write_report  # here, for what draws takes a while to load
-
-    page = write_report(directory)
     if as_json:
         _write_json([_summary(result, directory) for result in done])
     else:
         console.print(_verdicts(done))
-        console.print(f"results are in {directory}, the report is {page}", highlight=False, soft_wrap=True)
+    _report(directory, tell)
     bad = [result for result in done if result.verdict in (Verdict.FAILED, Verdict.VOID)]
     if bad:
         raise LabError(f"{len(bad)} of {len(done)} runs failed or were void")
@@ -256,18 +272,11 @@ def capabilities_command(as_json: bool) -> None:
     _console().print(table)
 
 
-def _rotated(tunnels: Sequence[str], repetition: int) -> list[str]:
-    """Return the tunnels in another order each time, so that drift of the machine favours none."""
-    turn = (repetition - 1) % len(tunnels)
-    return [*tunnels[turn:], *tunnels[:turn]]
-
-
-def _execute(runs: Sequence[Run], directory: Path, console: Console) -> list[RunResult]:
+def _execute(runs: Sequence[Run], directory: Path, here: Machine, console: Console, tally: Tally) -> list[RunResult]:
     """Make runs one after the other."""
-    here = machine()
     done = []
-    for number, run in enumerate(runs, 1):
-        console.print(f"[{number}/{len(runs)}] {run.title}", markup=False, highlight=False)
+    for run in runs:
+        console.print(f"[{tally.begin(time.monotonic())}] {run.title}", markup=False, highlight=False)
         result = execute(run, directory, here, lambda line: console.print(line, markup=False, highlight=False))
         done.append(result)
         line = f"  {result.verdict.value} after {result.seconds:.1f} s" + (
@@ -275,6 +284,19 @@ def _execute(runs: Sequence[Run], directory: Path, console: Console) -> list[Run
         )
         console.print(line, style=_STYLES[result.verdict], markup=False, highlight=False, soft_wrap=True)
     return done
+
+
+def _announce(tell: Callable[[str], None], tally: Tally, runs: Sequence[Run]) -> None:
+    """Say that runs begin, which a guest makes."""
+    tell(f"[{tally.begin(time.monotonic(), len(runs))}] {runs[0].scenario.name} in a guest")
+
+
+def _report(directory: Path, tell: Callable[[str], None]) -> None:
+    """Make the report of all results there are in a directory, and say where it is."""
+    from lab.matrix import write_report  # here, for what draws takes a while to load
+
+    if any(directory.glob(f"*/*/*/{FILE}")):
+        tell(f"results are in {directory}, the report is {write_report(directory)}")
 
 
 def _summary(result: RunResult, directory: Path) -> dict[str, Any]:

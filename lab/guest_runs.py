@@ -64,18 +64,24 @@ def _needs_guest(name: str) -> bool:
     )
 
 
-def execute_in_guest(runs: Sequence[Run], results: Path, tell: Callable[[str], None]) -> list[RunResult]:
+def execute_in_guest(
+    runs: Sequence[Run],
+    results: Path,
+    tell: Callable[[str], None],
+    announce: Callable[[Sequence[Run]], None] = lambda runs: None,
+) -> list[RunResult]:
     """Make runs in a guest for each scenario, and return the results there are: one for each, if all went well.
 
-    What is said in a guest goes to standard error as it comes. Raises LabError if there is no guest here. A guest that
-    does not come to its end is told, and another makes the runs after the one that it broke at; but one that did not
-    even begin is the last.
+    ``announce`` is called with the runs of each scenario before its guest starts. What is said in a guest goes to
+    standard error as it comes. Raises LabError if there is no guest here. A guest that does not come to its end is
+    told, and another makes the runs after the one that it broke at; but one that did not even begin is the last.
     """
     guest = make_available(tell)
     by_scenario: dict[str, list[Run]] = {}
     for run in runs:
         by_scenario.setdefault(run.scenario.name, []).append(run)
     for each in by_scenario.values():
+        announce(each)
         if not _make_all(each, guest, results, tell):
             break
     files = (run.directory(results) / FILE for run in runs)
@@ -87,7 +93,8 @@ def _make_all(runs: Sequence[Run], guest: Guest, results: Path, tell: Callable[[
     out = results / runs[0].scenario.name
     out.mkdir(parents=True, exist_ok=True)
     left = list(runs)
-    for number in itertools.count(1):
+    while True:
+        _set_aside(out)
         try:
             _make(left, guest, results, out, tell)
         except GuestError as error:
@@ -97,9 +104,14 @@ def _make_all(runs: Sequence[Run], guest: Guest, results: Path, tell: Callable[[
         if len(left) < 2 or not begun:
             return begun
         tell(f"{left[0].title} has no result; another guest makes the {len(left) - 1} runs that follow")
-        (out / FILES).rename(out / f"{FILES}-{number}")
         left = left[1:]
-    raise AssertionError("unreachable")
+
+
+def _set_aside(out: Path) -> None:
+    """Give what an earlier guest has left below ``out`` a name with a number, as each needs a place of its own."""
+    if (out / FILES).exists():
+        number = next(number for number in itertools.count(1) if not (out / f"{FILES}-{number}").exists())
+        (out / FILES).rename(out / f"{FILES}-{number}")
 
 
 def _make(runs: Sequence[Run], guest: Guest, results: Path, out: Path, tell: Callable[[str], None]) -> None:

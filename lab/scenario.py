@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -191,6 +191,8 @@ class Scenario(_Model, frozen=True, dict=True):
     """How late an emulated link may once be before the run says nothing and is repeated."""
     long: bool = False
     """Whether it is left to full runs."""
+    repetitions: Annotated[int, msgspec.Meta(ge=1)] = 3
+    """How often a full run repeats it through the first of its tunnels; the others come once."""
     serial: bool = False
     """Whether it measures speed, so that nothing may run beside it."""
 

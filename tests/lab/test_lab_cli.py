@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 
 from lab import scenario
 from lab.namespace import can_make, user_namespace_refusal
+from lab.process import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HEAD = 'title = "x"\ndescription = "x"\nbudget_s = 20\n'
@@ -77,6 +81,7 @@ def test_a_scenario_that_is_not_there_is_named() -> None:
 
 def test_usage_errors_end_with_2() -> None:
     assert lab("run").returncode == 2
+    assert lab("run", "two-hosts", "--resume").returncode == 2
     assert lab("run", "two-hosts", "--tunnel", "string").returncode == 2
     assert lab("dance").returncode == 2
 
@@ -87,13 +92,47 @@ def test_a_run_tells_and_writes_what_it_found(brief: Path, tmp_path: Path) -> No
         "run", brief, "--tunnel", "plain", "--repeat", "2", "--pcap", "--json", "--results", tmp_path / "results"
     )
     assert done.returncode == 0, done.stderr
-    assert "[2/2] brief through plain, repetition 2" in done.stderr
+    assert re.search(r"\[2 of 2, about \d+ s left\] brief through plain, repetition 2", done.stderr)
     first, second = json.loads(done.stdout)
     assert (first["verdict"], second["repetition"]) == ("passed", 2)
     (judgement,) = first["judgements"]
     assert {"figure": "stream.lost", "bound": "= 0", "found": 0.0, "outcome": "met"}.items() <= judgement.items()
     assert Path(first["result"]) == tmp_path / "results" / "brief" / "plain" / "1" / "result.json"
     assert (tmp_path / "results" / "brief" / "plain" / "2" / "one.pcap").stat().st_size > 1000
+
+
+@pytest.mark.netns
+def test_an_interrupted_run_reports_what_it_has_and_says_how_to_go_on(brief: Path, tmp_path: Path) -> None:
+    endless = tmp_path / "endless.toml"
+    endless.write_text(brief.read_text().replace("duration_s = 0.3", "duration_s = 18"))
+    results = tmp_path / "results"
+    words = ["run", str(brief), str(endless), "--tunnel", "plain", "--results", str(results)]
+    argv = [sys.executable, "-m", "lab", *words]
+    said = tmp_path / "said"
+    with said.open("wb") as out, subprocess.Popen(argv, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT) as run:
+        try:
+            wait_until(lambda: "endless through" in said.read_text(), timeout_s=60, what="the second run")
+            run.send_signal(signal.SIGINT)
+            assert run.wait(timeout=60) != 0
+        finally:
+            run.kill()
+    assert f"interrupted; this goes on:\n  {shlex.join(argv)} --resume\n" in said.read_text()
+    assert (results / "report.html").is_file()
+
+    # What was done is not done again, and nothing stands in the way of what was not.
+    endless.write_text(brief.read_text())
+    first = (results / "brief" / "plain" / "1" / "result.json").read_bytes()
+    refused = lab(*words)
+    assert refused.returncode == 1
+    assert "holds results; --resume goes on there" in refused.stderr
+    done = lab(*words, "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "2 runs, 1 of them made before" in done.stderr
+    assert {each["scenario"]: each["verdict"] for each in json.loads(done.stdout)} == {
+        "brief": "passed",
+        "endless": "passed",
+    }
+    assert (results / "brief" / "plain" / "1" / "result.json").read_bytes() == first
 
 
 @pytest.mark.netns

@@ -105,12 +105,17 @@ def test_a_run_that_breaks_its_guest_does_not_take_the_others_with_it(
 
     monkeypatch.setattr(guest_runs, "make_available", lambda tell: Brittle())
     told: list[str] = []
-    found = guest_runs.execute_in_guest(runs, tmp_path, told.append)
+    announced: list[int] = []
+    found = guest_runs.execute_in_guest(runs, tmp_path, told.append, lambda runs: announced.append(len(runs)))
+    assert announced == [4, 1]
     assert [result.tunnel.name for result in found] == ["plain", "plain", "wireguard-kernel", "centipede"]
     assert given == [["plain", "wireguard-go", "wireguard-kernel", "centipede"], given[0][2:], ["plain"]]
     assert told[0] == "the guest panicked"
     assert "wireguard-go has no result; another guest makes the 2 runs that follow" in told[1]
     assert (tmp_path / EVERY[0].name / f"{FILES}-1").is_dir()
+    # Whoever goes on there finds the place taken by the guest before.
+    guest_runs.execute_in_guest(runs[-1:], tmp_path, told.append)
+    assert (tmp_path / EVERY[0].name / f"{FILES}-2").is_dir()
 
 
 def test_time_stamping_stays_on_while_runs_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
