@@ -296,7 +296,7 @@ def _report(directory: Path, tell: Callable[[str], None]) -> None:
     from lab.matrix import write_report  # here, for what draws takes a while to load
 
     if any(directory.glob(f"*/*/*/{FILE}")):
-        tell(f"results are in {directory}, the report is {write_report(directory)}")
+        tell(f"results are in {directory}, the report is {write_report(directory, anew=False)}")
 
 
 def _summary(result: RunResult, directory: Path) -> dict[str, Any]:

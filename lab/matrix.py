@@ -173,18 +173,19 @@ def figures(tunnels: Sequence[Sequence[RunResult]]) -> Iterator[Figure]:
         )
 
 
-def write_report(directory: Path, *, png: bool = False) -> Path:
+def write_report(directory: Path, *, png: bool = False, anew: bool = True) -> Path:
     """Write the page and the time charts into a directory of results, and return the page.
 
-    Raises LabError if there are no results, or one that cannot be read.
+    Not ``anew``, time charts that are younger than their results stay as they are. Raises LabError if there are no
+    results, or one that cannot be read.
     """
     runs = read_runs(directory)
     page = directory / PAGE
-    page.write_text(_page(directory, runs, png=png))
+    page.write_text(_page(directory, runs, png=png, anew=anew))
     return page
 
 
-def _page(directory: Path, runs: Sequence[Found], *, png: bool) -> str:
+def _page(directory: Path, runs: Sequence[Found], *, png: bool, anew: bool) -> str:
     tunnels = _tunnels(runs)
     scenarios: dict[str, list[Found]] = {}
     for run in runs:
@@ -200,14 +201,14 @@ def _page(directory: Path, runs: Sequence[Found], *, png: bool) -> str:
         totals={verdict.value: totals[verdict] for verdict in Verdict if totals[verdict]},
         tunnels=tunnels,
         rows=[
-            _row(directory, f"scenario-{number}", found, tunnels, png=png)
+            _row(directory, f"scenario-{number}", found, tunnels, png=png, anew=anew)
             for number, found in enumerate(scenarios.values(), 1)
         ],
         machines=_machines(runs),
     )
 
 
-def _row(directory: Path, anchor: str, runs: list[Found], tunnels: Sequence[Tunnel], *, png: bool) -> Row:
+def _row(directory: Path, anchor: str, runs: list[Found], tunnels: Sequence[Tunnel], *, png: bool, anew: bool) -> Row:
     by_tunnel: dict[str, list[RunResult]] = {}
     for run in runs:
         by_tunnel.setdefault(run.result.tunnel.name, []).append(run.result)
@@ -222,27 +223,33 @@ def _row(directory: Path, anchor: str, runs: list[Found], tunnels: Sequence[Tunn
         tunnels=[tunnel for tunnel in tunnels if tunnel.name in by_tunnel],
         figures=list(figures([by_tunnel[tunnel.name] for tunnel in tunnels if tunnel.name in by_tunnel])),
         events=list(_events(runs)),
-        charts=list(_charts(directory, [run.result for run in runs], png=png)),
+        charts=list(_charts(directory, runs, png=png, anew=anew)),
         runs=runs,
     )
 
 
-def _charts(directory: Path, results: Sequence[RunResult], *, png: bool) -> Iterator[Chart]:
+def _charts(directory: Path, runs: Sequence[Found], *, png: bool, anew: bool) -> Iterator[Chart]:
     """Draw a time chart for each repetition, write it and yield it. A repetition in which nothing ran has none."""
-    for repetition in sorted({result.repetition for result in results}):
-        chosen = [result for result in results if result.repetition == repetition]
+    for repetition in sorted({run.result.repetition for run in runs}):
+        files = [directory / run.directory / FILE for run in runs if run.result.repetition == repetition]
+        chosen = [run.result for run in runs if run.result.repetition == repetition]
         if not any(result.probes for result in chosen):
             continue
         name = f"timechart-{repetition}"
         where = directory / chosen[0].scenario
-        svg = render_svg(chosen, where / f"{name}.png" if png else None)
-        (where / f"{name}.svg").write_bytes(svg)
+        drawn = where / f"{name}.svg"
+        if anew or not _younger(drawn, files):
+            drawn.write_bytes(render_svg(chosen, where / f"{name}.png" if png else None))
         yield Chart(
             repetition,
-            f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}",
+            f"data:image/svg+xml;base64,{base64.b64encode(drawn.read_bytes()).decode()}",
             f"{chosen[0].title}: throughput, delays, losses and paths over time, "
             + ", ".join(f"{result.tunnel.label} {result.verdict.value}" for result in chosen),
         )
+
+
+def _younger(drawn: Path, files: Sequence[Path]) -> bool:
+    return drawn.exists() and drawn.stat().st_mtime_ns > max(file.stat().st_mtime_ns for file in files)
 
 
 def _events(runs: Sequence[Found]) -> Iterator[Happening]:

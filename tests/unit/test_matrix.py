@@ -191,6 +191,20 @@ def test_the_command_makes_the_same_report_again(tmp_path: Path) -> None:
     assert (tmp_path / "cut" / "timechart-1.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_time_chart_that_is_younger_than_its_results_may_stay(tmp_path: Path) -> None:
+    store(tmp_path, cut("centipede"), FAILED)
+    page = matrix.write_report(tmp_path)
+    chart = tmp_path / "cut" / "timechart-1.svg"
+    drawn = chart.read_bytes()
+    chart.write_bytes(b"<?xml kept?>")
+    matrix.write_report(tmp_path, anew=False)
+    assert chart.read_bytes() == b"<?xml kept?>"
+    assert base64.b64encode(b"<?xml kept?>").decode() in page.read_text()
+    store(tmp_path, cut("centipede"))
+    matrix.write_report(tmp_path, anew=False)
+    assert chart.read_bytes() == drawn
+
+
 def test_the_command_says_what_is_wrong_in_one_sentence(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli.cli, ["report", str(tmp_path)])
     assert done.exit_code == 1
