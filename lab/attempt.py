@@ -10,8 +10,9 @@ from __future__ import annotations
 import ipaddress
 import shutil
 import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -38,6 +39,8 @@ from lab.process import Process
 from lab.results import EventRecord, InterfaceFacts, LinkFacts, ProbeRecord, ProcessRecord
 from lab.scenario import INNER, MachineModel, MeetingModel, Scenario, Side
 from lab.sockets import SocketAccount, SocketWatch
+from lab.store import Store, endpoint
+from lab.store import unavailable as store_unavailable
 from lab.timeline import Event, Stage
 from lab.topology import Topology
 from lab.tracks import PathTrack
@@ -82,6 +85,8 @@ class Attempt:
         self._pcap = pcap
         self._ends: dict[str, TunnelEnd] = {}
         """By side; machines of an end that has several, by the names of their hosts as well."""
+        self._stores: Mapping[str, Store] = {}
+        """By host."""
         self._zero = time.monotonic()
 
     @property
@@ -109,6 +114,7 @@ class Attempt:
             if self._pcap:
                 for link in topology.links.values():
                     stack.enter_context(capture(link.ends[0].host, link.name, self._directory / f"{link.name}.pcap"))
+            self._stores = stack.enter_context(stores(self._scenario, topology))
             self._ends = {side: tunnel_end(self._scenario, side, topology, self._tunnel) for side in SIDES}
             for end in [self._ends[side] for side in SIDES]:
                 if end.members:
@@ -150,8 +156,8 @@ class Attempt:
             link.stats(restart=True)
         stage = Stage(
             topology,
-            lambda name: self._tunnel.processes(self._ends[name]),
-            lambda name: self._tunnel.restart(self._ends[name]),
+            self._processes,
+            self._restart,
             lambda source, target: self._tunnel.move(self._ends[source], self._ends[target]),
             lambda seconds: budget.wait_until(time.monotonic() + seconds),
             lambda name, ahead_s: self._tunnel.set_clock(self._ends[name], ahead_s),
@@ -191,6 +197,17 @@ class Attempt:
         self._note_emulators(topology)
         self.record.discards = {name: drop_counters(host) for name, host in topology.hosts.items()}
 
+    def _processes(self, name: str) -> list[Process]:
+        store = self._stores.get(name)
+        return self._tunnel.processes(self._ends[name]) if store is None else store.processes
+
+    def _restart(self, name: str) -> None:
+        store = self._stores.get(name)
+        if store is None:
+            self._tunnel.restart(self._ends[name])
+        else:
+            store.start()
+
     def _socket_watch(self, side: Side) -> SocketWatch | None:
         """Watch the sockets of an end that follows its interfaces, in a tunnel that has one for each address."""
         model = self._scenario.end(side)
@@ -216,6 +233,7 @@ class Attempt:
                 self._directory,
                 number=self._scenario.probe.index(probe),
                 hosts=topology.hosts,
+                state=lambda name: self._tunnel.state(self._ends[name]),
             )
             running[probe.name] = probe.begin(ground)
         except LabError as failure:
@@ -287,6 +305,7 @@ class Attempt:
     def _programs(self, topology: Topology) -> list[tuple[Process, str]]:
         machines = [each for side in SIDES for each in self._ends[side].machines]
         found = [(process, end.host.name) for end in machines for process in self._tunnel.processes(end)]
+        found += [(process, name) for name, store in self._stores.items() for process in store.processes]
         emulators = ((link.emulator, f"link {link.name}") for link in topology.links.values())
         return found + [(process, where) for process, where in emulators if process is not None]
 
@@ -356,9 +375,30 @@ def tunnel_end(scenario: Scenario, side: Side, topology: Topology, tunnel: Tunne
             members=members,
             channel=scenario.channel(model),
             weight=model.weight,
+            store=None if end.store is None else endpoint(scenario.stores[end.store]),
+            started=model.started,
         )
 
     return machine(end, tuple(machine(member) for member in end.members))
+
+
+@contextmanager
+def stores(scenario: Scenario, topology: Topology) -> Iterator[Mapping[str, Store]]:
+    """The stores of a scenario, by host, each of which answers; they end with the context. Raises LabError."""
+    found = {name: Store(topology.host(name), address) for name, address in scenario.stores.items()}
+    with ExitStack() as stack:
+        for store in found.values():
+            stack.callback(store.stop)
+            store.start()
+        yield found
+
+
+def unavailable(scenario: Scenario, tunnel: Tunnel) -> str | None:
+    """Return why a scenario cannot run through a tunnel on this machine, in words, or None if it can."""
+    reason = tunnel.unavailable()
+    if reason is None and scenario.stores and (lack := store_unavailable()) is not None:
+        return f"this machine can run no store: {lack}"
+    return reason
 
 
 def tunnel_options(scenario: Scenario) -> TunnelOptions:

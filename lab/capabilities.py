@@ -21,6 +21,8 @@ from lab.errors import LabError
 from lab.host import Host
 from lab.namespace import can_make, user_namespace_refusal
 from lab.probes.iperf3 import version as iperf3_version
+from lab.store import unavailable as store_unavailable
+from lab.store import version as etcd_version
 from lab.topology import HostPlan, Plan, Topology
 
 _UDP_SEGMENT = 103
@@ -67,6 +69,7 @@ def probe() -> list[Capability]:
             f"{program.version} ({program.suite})" if program else "",
         )
     )
+    found.append(_capability("etcd", store_unavailable(), etcd_version() or ""))
     found.append(_answer("C engine", native_unavailable))
     return found
 

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -25,7 +26,7 @@ from rich.table import Table
 
 from centipede.errors import CentipedeError
 from lab import capabilities, registry, scenario
-from lab.attempt import SIDES, tunnel_end, tunnel_options
+from lab.attempt import SIDES, stores, tunnel_end, tunnel_options, unavailable
 from lab.campaign import Tally, choose, clear, continuation, standing
 from lab.errors import LabError
 from lab.guest_runs import execute_in_guest, guest_only
@@ -212,11 +213,12 @@ def shell(name: str, host_name: str, tunnel: str | None, command: str | None) ->
         raise LabError(f"{chosen.name} has no host {host_name!r}; it has {', '.join(h.name for h in chosen.host)}")
     ensure_privileged()
     carrier = None if tunnel is None else make_tunnel(tunnel)
-    reason = None if carrier is None else carrier.unavailable()
+    reason = None if carrier is None else unavailable(chosen, carrier)
     if reason is not None:
         raise LabError(f"{tunnel} cannot run here: {reason}")
-    with Topology.build(chosen.plan()) as topology:
+    with Topology.build(chosen.plan()) as topology, ExitStack() as stack:
         if carrier is not None:
+            stack.enter_context(stores(chosen, topology))
             left, right = (tunnel_end(chosen, side, topology, carrier) for side in SIDES)
             carrier.up(left, right, tunnel_options(chosen))
         others = ", ".join(other for other in topology.hosts if other != host_name)

@@ -40,6 +40,7 @@ _PROGRAMS = {
     "nft": (["nft", "--version"], r"nftables (\S+)"),
     "ip": (["ip", "-V"], r"iproute2-(\S+?),"),
     "ethtool": (["ethtool", "--version"], r"version (\S+)"),
+    "etcd": (["etcd", "--version"], r"etcd Version: (\S+)"),
     "openssl": (["openssl", "version"], r"OpenSSL (\S+)"),
 }
 _LIBRARIES = ("cryptography", "cffi", "pyroute2", "msgspec", "numpy", "matplotlib")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -52,6 +52,8 @@ class Ground:
     """Unlike that of any other measurement of the run; ports are counted off by it."""
     hosts: Mapping[str, Host] = field(default_factory=dict)
     """All there are, by name."""
+    state: Callable[[str], Any] = lambda end: None
+    """What the tunnel says of itself at an end; None if it says nothing."""
 
 
 class Running(ABC):
@@ -258,7 +260,32 @@ class Onlook(Measurement, frozen=True, tag="wire"):
         return f"{self.name} missed {result.missed} packets" if result.missed else None
 
 
-AnyMeasurement = Datagrams | Tcp | Flow | Ping | Onlook
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tunnel said of itself."""
+
+    shown: Any
+
+
+class Look(Measurement, frozen=True, tag="show"):
+    """What the tunnel says of itself at one end at one moment."""
+
+    end: str
+    """``left``, ``right``, or the host of a member."""
+
+    result = Shown
+
+    @property
+    def seconds(self) -> float:
+        return 0.0
+
+    def begin(self, ground: Ground) -> Running:
+        shown = ground.state(self.end)
+        if shown is None:
+            raise LabError(f"the tunnel says nothing of itself at {self.end}")
+        return _Seen(Shown(shown=shown))
+
+
+AnyMeasurement = Datagrams | Tcp | Flow | Ping | Onlook | Look
 
 
 class _Stream(Running):
@@ -277,6 +304,19 @@ class _Stream(Running):
 
     def stop(self) -> None:
         self._probe.stop()
+
+
+class _Seen(Running):
+    """A result that was there at once."""
+
+    def __init__(self, result: msgspec.Struct) -> None:
+        self._result = result
+
+    def finish(self) -> msgspec.Struct:
+        return self._result
+
+    def stop(self) -> None:
+        """There is nothing to end."""
 
 
 class _Ping(Running):

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from lab.attempt import Attempt, Record
+from lab.attempt import Attempt, Record, unavailable
 from lab.budget import Budget
 from lab.errors import LabError
 from lab.expectation import MEETING, Judgement, Outcome
@@ -123,9 +123,9 @@ def execute(run: Run, results: Path, machine: Machine, tell: Callable[[str], Non
 
 
 def _attempts(run: Run, tunnel: Tunnel, directory: Path, tell: Callable[[str], None]) -> _Found:
-    unavailable = tunnel.unavailable()
-    if unavailable is not None:
-        return _Found(Record(), unavailable=unavailable)
+    lack = unavailable(run.scenario, tunnel)
+    if lack is not None:
+        return _Found(Record(), unavailable=lack)
     void: tuple[str, ...] = ()
     for number in range(1, ATTEMPTS + 1):
         where = directory if number == 1 else directory / f"attempt-{number}"

@@ -26,9 +26,9 @@ from lab.errors import LabError
 from lab.expectation import Expectation
 from lab.impairment import Backend, Impairment
 from lab.link import INTERFACE_NAME_MAX, Address, EndPlan, Interface, LinkPlan
-from lab.measurement import AnyMeasurement, Onlook
+from lab.measurement import AnyMeasurement, Look, Onlook
 from lab.nat import NatKind, NatPlan
-from lab.timeline import AnyEvent, LinkChange
+from lab.timeline import AnyEvent, LinkChange, ProcessEvent
 from lab.topology import HostPlan, Plan, RoutePlan
 from lab.weather import Ground, WeatherModel
 from lab.weather import events as weather_events
@@ -111,6 +111,8 @@ class MachineModel(_Model, frozen=True):
     """The link over which it talks with the other members, all of which then are a cluster; None without."""
     weight: int = 255
     """The part of their flows that peers are asked for, in a cluster."""
+    started: bool = True
+    """Whether it is started with the tunnel; otherwise a ``process-restart`` does it. The first of an end always is."""
 
     @property
     def found_at(self) -> tuple[Endpoint, ...] | None:
@@ -127,6 +129,8 @@ class EndModel(MachineModel, frozen=True):
     """Further machines that serve the same identity, with the same addresses inside. The other end knows the first."""
     behind: str | None = None
     """A host that is reached through this end, whichever machine serves it: there the probes begin and end."""
+    store: str | None = None
+    """The host of an etcd in which the machines of a cluster find each other; None: each is told of all others."""
 
     @property
     def machines(self) -> tuple[MachineModel, ...]:
@@ -267,6 +271,16 @@ class Scenario(_Model, frozen=True, dict=True):
         """The hosts of ends that are served by several machines."""
         return tuple(each.host for end in (self.tunnel.left, self.tunnel.right) if end.members for each in end.machines)
 
+    @property
+    def stores(self) -> Mapping[str, Address]:
+        """The hosts of stores, and where each is to be reached: its first IPv4 address."""
+        found = {}
+        for end in (self.tunnel.left, self.tunnel.right):
+            for (_, host), interfaces in self.addresses.items():
+                if host == end.store and host not in found and (v4 := [a.ip for a in interfaces if a.version == 4]):
+                    found[host] = v4[0]
+        return found
+
     def end(self, side: Side) -> EndModel:
         """Return a tunnel end."""
         return self.tunnel.left if side == "left" else self.tunnel.right
@@ -365,6 +379,8 @@ class Scenario(_Model, frozen=True, dict=True):
                 for name in probe.links:
                     if name not in links or probe.host not in links[name].ends:
                         yield f"probe {probe.name}: link {name!r} is not there or does not end at {probe.host!r}"
+            elif isinstance(probe, Look) and probe.end not in ("left", "right", *self.members):
+                yield f"probe {probe.name}: there is no end and no member {probe.end!r}"
         if len(measurements) < len(self.probe):
             yield "two probes have one name"
         yield from (
@@ -380,6 +396,12 @@ class Scenario(_Model, frozen=True, dict=True):
                 yield from self._machine_problems(f"tunnel.{side}", machine, hosts, links)
             if any(machine.channel for machine in end.machines) and not all(map(self.channel, end.machines)):
                 yield f"tunnel.{side}: each machine of a cluster names a link of its own with IPv4 as channel"
+            if end.store is not None and end.store not in self.stores:
+                yield f"tunnel.{side}.store: there is no host {end.store!r} with an IPv4 address"
+            if end.store is not None and end.channel is None:
+                yield f"tunnel.{side}.store is for a cluster; give each of its machines a channel"
+            if not end.started:
+                yield f"tunnel.{side}: the first machine of an end is always started"
             if end.behind is not None and not any(end.behind in link.ends for link in self.link):
                 yield f"tunnel.{side}.behind: there is no host {end.behind!r} with a link"
 
@@ -410,7 +432,8 @@ class Scenario(_Model, frozen=True, dict=True):
                 yield f"{where}: there is no link {link!r}"
             for name in ("end", "source", "target"):
                 end = getattr(event, name, None)
-                if end is not None and end not in ("left", "right", *self.members):
+                stores = self.stores if isinstance(event, ProcessEvent) else ()
+                if end is not None and end not in ("left", "right", *self.members, *stores):
                     yield f"{where}: there is no end and no member {end!r}"
             for name in ("host", "towards", "sender", "router", "via"):
                 host = getattr(event, name, None)

@@ -30,9 +30,9 @@ class Stage:
 
     topology: Topology
     processes: Callable[[str], Sequence[Process]]
-    """The programs that carry the tunnel at its ``left`` or ``right`` end, or on a member's host."""
+    """The programs that carry the tunnel at its ``left`` or ``right`` end, or on a member's host; or a store's."""
     restart: Callable[[str], None]
-    """Start them again at an end where they have ended. Raises LabError for a tunnel that has none."""
+    """Start them again, or for the first time. Raises LabError for a tunnel that has none."""
     move: Callable[[str, str], None]
     """Move the live session with the other end from one member to another. Raises LabError if that cannot be done."""
     wait: Callable[[float], None]
@@ -262,43 +262,38 @@ class ClockStep(Event, frozen=True, tag="clock-step"):
         return f"clock-step {self.end} " + (f"{years:+.1f} years" if abs(years) >= 1 else f"{self.ahead_s:+g} s")
 
 
-class ProcessKill(Event, frozen=True, tag="process-kill"):
-    """The tunnel's programs at one end die without a word (SIGKILL)."""
+class ProcessEvent(Event, frozen=True):
+    """Something that happens to programs at one end, or to a store."""
 
     end: str
-    """``left``, ``right``, or the host of a member."""
+    """``left``, ``right``, or the host of a member or of a store."""
+
+
+class ProcessKill(ProcessEvent, frozen=True, tag="process-kill"):
+    """The programs die without a word (SIGKILL)."""
 
     def apply(self, stage: Stage) -> None:
         for process in stage.processes(self.end):
             process.kill()
 
 
-class ProcessRestart(Event, frozen=True, tag="process-restart"):
-    """The tunnel's programs at one end are started again, as they were and with the state they kept."""
-
-    end: str
-    """``left``, ``right``, or the host of a member."""
+class ProcessRestart(ProcessEvent, frozen=True, tag="process-restart"):
+    """The programs are started again, as they were and with the state they kept; or at last, if they were not yet."""
 
     def apply(self, stage: Stage) -> None:
         stage.restart(self.end)
 
 
-class ProcessFreeze(Event, frozen=True, tag="process-freeze"):
-    """The tunnel's programs at one end stand still (SIGSTOP), as on a machine that sleeps."""
-
-    end: str
-    """``left``, ``right``, or the host of a member."""
+class ProcessFreeze(ProcessEvent, frozen=True, tag="process-freeze"):
+    """The programs stand still (SIGSTOP), as on a machine that sleeps."""
 
     def apply(self, stage: Stage) -> None:
         for process in stage.processes(self.end):
             process.signal(signal.SIGSTOP)
 
 
-class ProcessThaw(Event, frozen=True, tag="process-thaw"):
+class ProcessThaw(ProcessEvent, frozen=True, tag="process-thaw"):
     """They go on."""
-
-    end: str
-    """``left``, ``right``, or the host of a member."""
 
     def apply(self, stage: Stage) -> None:
         for process in stage.processes(self.end):

@@ -59,6 +59,10 @@ class TunnelEnd:
     """Where it talks with the other members; None for machines that are not told of each other."""
     weight: int = 255
     """The part of their flows that peers are asked for, in a cluster."""
+    store: str | None = None
+    """URL of the etcd in which it finds the other members; None if it is told of them."""
+    started: bool = True
+    """Whether it is started with the tunnel."""
 
     @property
     def machines(self) -> tuple[TunnelEnd, ...]:

@@ -89,11 +89,11 @@ class Centipede(Tunnel):
                     called = far if machine is end else replace(far, found_at=())
                     text = configuration(own, machine, remote, called, self.engine, options)
                     write_configuration(machine, text + cluster_section(machine, end.machines))
-            self._start(*left.machines, *right.machines)
+            self._start(*(each for each in (*left.machines, *right.machines) if each.started))
             wait_for_traffic(self, left, right, options.ready_timeout_s)
             for end, far in ((left, right), (right, left)):
                 if far.channel is not None:
-                    self._wait_for_members(end, len(far.machines), options)
+                    self._wait_for_members(end, sum(each.started for each in far.machines), options)
             if options.scheduler != "fastest" and len(left.outer) > 1:
                 self._wait_for_paths(left, right, options)
         except BaseException as error:
@@ -218,16 +218,19 @@ def configuration(
 
 
 def cluster_section(own: TunnelEnd, machines: Sequence[TunnelEnd]) -> str:
-    """Return the text of a machine's ``[cluster]``, empty for machines that are not told of each other."""
+    """Return the text of a machine's ``[cluster]``, empty for machines that know nothing of each other."""
     if own.channel is None:
         return ""
-    table = {
+    table: dict[str, Any] = {
         "member": machines.index(own) + 1,
         "of": len(machines),
         "listen": f"{own.channel}:{CHANNEL_PORT}",
-        "members": [f"{each.channel}:{CHANNEL_PORT}" for each in machines if each is not own],
         "weight": own.weight,
     }
+    if own.store is not None:
+        table |= {"store": "etcd", "endpoints": [own.store]}
+    else:
+        table["members"] = [f"{each.channel}:{CHANNEL_PORT}" for each in machines if each is not own]
     return render_tables([("[cluster]", table)])
 
 

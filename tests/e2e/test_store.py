@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -15,13 +14,13 @@ from centipede.cluster.grants import lives, slot
 from centipede.protocol.identity import Identity
 from lab.host import Host
 from lab.process import Process
+from lab.store import Store, endpoint, unavailable
 from lab.topology import Topology
 from tests.e2e.world import DEADLINE_S, NAME, PROGRAM, environment, eventually, private_file, two_networks
 
 pytestmark = pytest.mark.netns
 
-ETCD = shutil.which("etcd")
-STORE = "10.8.0.9"
+STORE = ip_address("10.8.0.9")
 OF = 4
 SERVER, CLIENT = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2))
 
@@ -44,7 +43,7 @@ member = {self.number}
 of = {OF}
 listen = "10.8.0.{self.number}:51821"
 store = "etcd"
-endpoints = ["http://{STORE}:2379"]
+endpoints = ["{endpoint(STORE)}"]
 """
         private_file(
             self.host.directory / f"{NAME}.toml",
@@ -97,44 +96,29 @@ allowed_ips = ["{far}/32"]
 
 @dataclass
 class World:
-    """The client, three servers and the store's host."""
+    """The client, three servers and the store."""
 
     client: Machine
     servers: list[Machine]
-    store: Host
-    directory: Path
-
-    def start_store(self) -> Process:
-        url = f"http://{STORE}:2379"
-        command = [str(ETCD), "--data-dir", str(self.directory), "--listen-client-urls", url, "--logger", "zap"]
-        command += ["--advertise-client-urls", url, "--listen-peer-urls", f"http://{STORE}:2380"]
-        command += ["--initial-advertise-peer-urls", f"http://{STORE}:2380"]
-        command += ["--initial-cluster", f"default=http://{STORE}:2380"]
-        health = ["ping", "-c", "1", STORE]
-        return self.store.start(
-            command,
-            log=self.store.state_directory / "etcd.log",
-            ready=lambda: self.store.run(health, check=False).returncode == 0,
-            ready_timeout_s=DEADLINE_S,
-        )
+    store: Store
 
 
 @pytest.fixture
-def world(namespaces: None, tmp_path: Path) -> Iterator[World]:
-    if ETCD is None:
-        pytest.skip("this machine has no etcd; install the package etcd-server")
+def world(namespaces: None) -> Iterator[World]:
+    if (reason := unavailable()) is not None:
+        pytest.skip(f"this machine can run no store: {reason}")
     names = ("client", "one", "two", "three", "store")
     outside = {name: f"192.0.2.{last}/24" for name, last in zip(names, (30, 1, 2, 3), strict=False)}
     inside = {name: f"10.8.0.{last}/24" for name, last in zip(names[1:], (1, 2, 3, 9), strict=True)}
     with Topology.build(two_networks(outside, inside)) as topology:
         machines = [Machine(topology.host(name), number) for number, name in enumerate(names[:4])]
-        yield World(machines[0], machines[1:], topology.host("store"), tmp_path / "etcd")
+        yield World(machines[0], machines[1:], Store(topology.host("store"), STORE))
 
 
 def test_the_store_stops_and_comes_back_and_a_member_joins_after_the_maker_died(world: World) -> None:
     one, two, three = world.servers
     client = world.client
-    store = world.start_store()
+    world.store.start()
     maker = one.start()
     second = two.start()
     eventually(lambda: one.others_up() == {2} and two.others_up() == {1}, "members finding each other in the store")
@@ -143,14 +127,14 @@ def test_the_store_stops_and_comes_back_and_a_member_joins_after_the_maker_died(
 
     ping = ["ping", "-n", "-i", "0.2", "-c", "30", "-W", "2", "10.7.0.1"]
     pinging = client.host.start(ping, log=client.host.state_directory / "ping.log")
-    store.stop()
+    world.store.stop()
     eventually(lambda: one.store() == two.store() == "gone", "members missing the store")
     assert "store gone since" in one.cli("show", NAME)
     assert one.others_up() == {2}
     pinging.wait(timeout_s=DEADLINE_S)
     assert " 0% packet loss" in (client.host.state_directory / "ping.log").read_text()
 
-    world.start_store()
+    world.store.start()
     eventually(lambda: one.store() == two.store() == "up", "the store coming back")
     for process in (maker, second):
         process.kill()

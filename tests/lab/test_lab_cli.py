@@ -164,9 +164,17 @@ def test_a_shell_on_a_host_that_is_not_there_is_refused(brief: Path) -> None:
 @pytest.mark.netns
 def test_capabilities_are_told_with_reasons() -> None:
     found = json.loads(lab("capabilities", "--json").stdout)
-    assert {"network namespaces", "kernel WireGuard", "netem", "tbf", "nft", "tun", "iperf3", "wireguard-go"} <= {
-        each["name"] for each in found
-    }
+    assert {
+        "network namespaces",
+        "kernel WireGuard",
+        "netem",
+        "tbf",
+        "nft",
+        "tun",
+        "iperf3",
+        "wireguard-go",
+        "etcd",
+    } <= {each["name"] for each in found}
     assert all(each["detail"] for each in found if not each["there"])
 
 

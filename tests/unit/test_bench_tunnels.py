@@ -19,7 +19,7 @@ from lab.errors import LabError
 from lab.host import Host
 from lab.tunnels import TUNNELS, make_tunnel
 from lab.tunnels.base import TunnelEnd, TunnelError, TunnelOptions
-from lab.tunnels.centipede import Readiness, configuration
+from lab.tunnels.centipede import Readiness, cluster_section, configuration
 from lab.tunnels.plain import Plain
 from lab.tunnels.wireguard_go import configuration as wireguard_configuration
 from lab.tunnels.wireguard_go import dialogue
@@ -66,6 +66,21 @@ def test_an_end_that_cannot_be_found_is_configured_without_endpoints() -> None:
     assert tomllib.loads(configuration(OWN, A, REMOTE, hidden, "auto", TunnelOptions()))["peer"][0]["endpoints"] == []
     lines = wireguard_configuration(bytes(32), bytes(32), A, hidden, TunnelOptions())
     assert not any(line.startswith("endpoint=") for line in lines)
+
+
+@pytest.mark.parametrize("store", [None, "http://10.8.0.9:2379"])
+def test_machines_of_a_cluster_are_told_of_each_other_or_of_their_store(store: str | None, tmp_path: Path) -> None:
+    machines = [end(name, 2, channel=ip_address(f"10.8.0.{n}"), store=store) for n, name in enumerate("abc", 1)]
+    file = tmp_path / "cpd0.toml"
+    file.touch(mode=0o600)
+    text = configuration(OWN, machines[1], REMOTE, A, "python", TunnelOptions())
+    file.write_text(text + cluster_section(machines[1], machines))
+    cluster = load_config(file).cluster
+    assert cluster is not None
+    assert (cluster.member, cluster.of, str(cluster.listen)) == (2, 3, "10.8.0.2:51821")
+    others = [] if store else ["10.8.0.1:51821", "10.8.0.3:51821"]
+    assert [str(each) for each in cluster.members] == others
+    assert (None if cluster.store is None else cluster.store.endpoints) == (store and (store,))
 
 
 def test_wireguard_is_told_of_one_endpoint_and_of_the_other_end_alone() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab import scenario
+from lab.attempt import unavailable
 from lab.errors import LabError
 from lab.impairment import Backend, Impairment, can_become, choose_backend
 from lab.timeline import AddressChange, Blackhole, ClockStep, LinkChange
@@ -320,6 +321,44 @@ def test_machines_of_a_cluster_name_what_they_talk_over() -> None:
     for before, after in (('channel = "lan-b", ', ""), ('channel = "lan-b"', 'channel = "lan-c"')):
         with pytest.raises(LabError, match=r"tunnel.right: each machine of a cluster names a link of its own"):
             scenario.parse(text.replace(before, after), name="x")
+
+
+def test_machines_of_a_cluster_find_each_other_in_a_store() -> None:
+    text = scenario.find("store-gone").read_text()
+    found = scenario.parse(text, name="x")
+    assert {name: str(address) for name, address in found.stores.items()} == {"store": "10.6.0.5"}
+    assert [machine.started for machine in found.tunnel.right.machines] == [True, True, False]
+    assert [event.title for event in found.timeline if "store" in event.title] == [
+        "process-kill store",
+        "process-restart store",
+    ]
+    for before, after, words in (
+        ('store = "store"', 'store = "nobody"', "tunnel.right.store: there is no host 'nobody' with an IPv4 address"),
+        ('store = "store"', 'store = "lan"', "tunnel.right.store: there is no host 'lan' with an IPv4 address"),
+        ('channel = "lan-a"\n', "", "tunnel.right.store is for a cluster; give each of its machines a channel"),
+        (
+            'channel = "lan-a"\n',
+            'channel = "lan-a"\nstarted = false\n',
+            "the first machine of an end is always started",
+        ),
+        ('do = "process-kill"\nend = "store"', 'do = "process-kill"\nend = "site"', "no end and no member 'site'"),
+        (
+            'do = "process-kill"\nend = "store"',
+            'do = "clock-step"\nahead_s = 1\nend = "store"',
+            "there is no end and no member 'store'",
+        ),
+        ('kind = "show"\nat = 15\nend = "a"', 'kind = "show"\nat = 15\nend = "site"', "no end and no member 'site'"),
+        ("a-misses-it.shown.", "a-misses-it.store.", "a Look probe has shown"),
+    ):
+        with pytest.raises(LabError, match=words):
+            scenario.parse(text.replace(before, after, 1), name="x")
+
+
+def test_a_store_is_needed_where_a_scenario_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lab.attempt.store_unavailable", lambda: "it has no etcd")
+    assert unavailable(scenario.load(scenario.find("member-dies")), Plain()) is None
+    lack = unavailable(scenario.load(scenario.find("store-gone")), Plain())
+    assert lack == "this machine can run no store: it has no etcd"
 
 
 def test_an_onlooker_looks_at_links_of_its_host() -> None:
