@@ -63,15 +63,24 @@ def declarations() -> str:
     return text.partition("end mark the text is also the declaration for cffi */")[2].partition("/* cdef: end */")[0]
 
 
-def builder(compile_args: Sequence[str] = (), link_args: Sequence[str] = (), *, installing: bool = True) -> Any:
-    """The cffi builder of the extension: for setuptools while installing, else for a compilation of its own."""
+def builder(
+    compile_args: Sequence[str] = (),
+    link_args: Sequence[str] = (),
+    *,
+    files: Sequence[Path] = (),
+    installing: bool = True,
+) -> Any:
+    """The cffi builder of the extension: for setuptools while installing, else for a compilation of its own.
+
+    ``files`` are its sources in place of the engine's.
+    """
     ffi = FFI()
     ffi.cdef(declarations())
     ffi.set_source(
         MODULE,
         '#include "engine.h"',
         # setuptools wants names relative to the project; a compilation of its own happens in another directory
-        sources=[os.path.relpath(source, ROOT) if installing else str(source) for source in sources()],
+        sources=[os.path.relpath(file, ROOT) if installing else str(file) for file in files or sources()],
         depends=[os.path.relpath(path, ROOT) for path in (*sorted(SOURCE.glob("*.h")), DROPS, Path(__file__))],
         include_dirs=[str(SOURCE)],
         define_macros=drop_macros(),
