@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -29,7 +28,7 @@ from centipede import engine as engines
 from centipede import show
 from centipede.changes import check_endpoints, compare, find_peer, tried
 from centipede.clusterconfig import ClusterConfig
-from centipede.config import AUTO_MTU, Config, PeerConfig, check_peers, covering, load_config, parse_peer
+from centipede.config import Config, PeerConfig, check_peers, covering, load_config, parse_peer
 from centipede.control import messages
 from centipede.control.client import socket_path
 from centipede.control.server import ControlServer
@@ -42,9 +41,9 @@ from centipede.protocol.armour import armour, unarmour
 from centipede.protocol.migration import OFFER_LIFE_S
 from centipede.protocol.node import Node
 from centipede.protocol.session import HEADER_BYTES
-from centipede.protocol.table import Event, ForwardingTable, Run
+from centipede.protocol.table import Event, Run
 from centipede.system.detour import MARK
-from centipede.system.links import Change, LinkAddress, LinkPlan, Links, LinkWatch, drops_detoured
+from centipede.system.links import Change, LinkAddress, Links, LinkWatch
 from centipede.system.memory import forbid_core_dumps, lock_memory
 from centipede.system.notify import notify
 from centipede.system.resolve import Resolver
@@ -52,6 +51,7 @@ from centipede.system.signals import Signals
 from centipede.system.state import StateFile
 from centipede.system.tun import open_tun
 from centipede.system.wall import wall_clock
+from centipede.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from centipede.cluster.channel import Channel
@@ -63,8 +63,6 @@ _LEVELS = logging.getLevelNamesMapping()
 _ANSWERING = ("usable", "suspect")
 _HURRY_GAP_S = 1.0
 """Routes may change all the time, as on a router that speaks BGP."""
-_REMEMBERED = 4096
-"""Addresses found to be outside of allowed_ips that are not looked up again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ class Daemon:
     _kind: engines.EngineKind
     _node: Node
     _links: Links
-    _plan: LinkPlan
+    _tunnel: Tunnel
     _listening: Listening
     _resolver: Resolver
     _names: Names
@@ -108,12 +106,6 @@ class Daemon:
         self._store: StorePlan | None = None
         """Who tells of the other members, if they are not configured."""
         self._draining = False
-        self._mtu = AUTO_MTU
-        """What all paths carry."""
-        self._hosts: frozenset[str] = frozenset()
-        """Outer addresses of the peers."""
-        self._outside: set[str] = set()
-        """Those that were found not to be in allowed_ips."""
         self._told: set[str] = set()
         """Warnings that are given once."""
 
@@ -160,8 +152,7 @@ class Daemon:
             self._kind = engines.choose(self._engine_name, self._config.busy_poll_s)
             self._engine = self._open_engine(stack)
             self._links = stack.enter_context(Links())
-            self._plan = self._plan_link(config)
-            self._links.configure(config.name, self._plan)
+            self._tunnel = Tunnel(self._links, config, self._warn_once)
         watch = stack.enter_context(LinkWatch())  # before the addresses are read, or a change in between is missed
         self._watch_for(watch, lambda: self._take_links(watch))
         self._listening = Listening(self._engine, config.listen, config.name, config.mark or MARK)
@@ -191,21 +182,6 @@ class Daemon:
             context = tls_context(store.ca_file, store.cert_file, store.key_file)
         return StorePlan(store.endpoints, store.prefix, context, self._config.timing.reject_s, self._wall_ns)
 
-    def _plan_link(self, config: Config) -> LinkPlan:
-        allowed_ips = config.allowed_ips if config.routed else ()
-        if len(self._outside) > _REMEMBERED:
-            self._outside.clear()
-        inside = {host for host in self._hosts - self._outside if covering(host, allowed_ips)}
-        self._outside |= self._hosts - inside
-        return LinkPlan.of(
-            config.mtu or self._mtu,
-            config.addresses,
-            allowed_ips,
-            [ip_address(host) for host in inside],
-            mark=config.mark or MARK,
-            table=config.table,
-        )
-
     def _watch_for(self, source: Any, take: Callable[[], None]) -> None:
         self._selector.register(source, selectors.EVENT_READ, take)
 
@@ -234,7 +210,7 @@ class Daemon:
             spare=spare,
             timing=self._config.timing,
             random=secrets.token_bytes,
-            largest_bytes=(self._config.mtu or self._mtu) + HEADER_BYTES,
+            largest_bytes=self._tunnel.payload_bytes + HEADER_BYTES,
         )
         if cluster is not None and self._channel is not None:
             self._node.set_weight(cluster.weight, now)
@@ -251,7 +227,7 @@ class Daemon:
             channel = self._channel
             self._watch_for(channel, lambda: channel.receive(time.monotonic()))
         self._node.set_tunnelled(self._tunnelled, now)
-        self._check_reverse_paths()
+        self._tunnel.check_reverse_paths()
         self._node.set_locals(self._listening.locals, now, self._listening.chosen)
         for peer in self._config.peers:
             self._node.add_peer(peer.spec, self._state.record(peer.spec.public_key), now)
@@ -303,12 +279,12 @@ class Daemon:
             self._state.save(effects.records)
         if effects.table is not None:
             self._engine.apply(effects.table)
-            self._detour(effects.table)
+            self._tunnel.detour(effects.table)  # before anything is sent there
             if not self._names.empty:  # a path that answers no more has changed the table
                 now = time.monotonic()
                 self._names.note_silent(self._silent_names(now), now)
         if effects.mtu is not None:
-            self._fit(effects.mtu)
+            self._tunnel.fit(effects.mtu)
         for datagram in effects.datagrams:
             self._engine.send(datagram.local, datagram.remote, datagram.data, dont_fragment=datagram.dont_fragment)
         for line in effects.log:
@@ -316,42 +292,6 @@ class Daemon:
         if self._channel is not None and effects.news:
             self._channel.tell(effects.news)
         self._next_timer = effects.next_timer
-
-    def _detour(self, table: ForwardingTable) -> None:
-        """See to it, before anything is sent there, that no datagram to a peer takes a route into the tunnel."""
-        self._hosts = frozenset(path.remote.host for peer in table.peers for path in peer.paths)
-        if self._follow_plan("datagrams to a peer may go round in circles"):
-            self._check_reverse_paths()
-
-    def _fit(self, mtu: int) -> None:
-        """Let the interface carry what all paths carry."""
-        self._mtu = mtu
-        if self._follow_plan("packets too large for a path may be lost"):
-            log.info("mtu %d", mtu)
-
-    def _follow_plan(self, consequence: str) -> bool:
-        """Make the interface as it shall be now. True if that changed it."""
-        plan = self._plan_link(self._config)
-        if plan == self._plan:
-            return False
-        try:
-            self._links.configure(self._config.name, plan, self._plan)
-        except HostError as error:
-            self._warn_once(f"{error}; {consequence}")
-            return False
-        self._plan = plan
-        return True
-
-    def _check_reverse_paths(self) -> None:
-        """Warn of interfaces that will drop what the peers send."""
-        if not any(network.version == 4 for network in self._plan.detours):
-            return
-        for link in sorted({address.link for address in self._links.addresses()} - {self._config.name}):
-            if drops_detoured(link):
-                self._warn_once(
-                    f"interface {link} has a strict rp_filter and will drop what peers send while their addresses are "
-                    f"in allowed_ips; run 'sysctl net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{link}.rp_filter=2'"
-                )
 
     def _take_signals(self, signals: Signals) -> None:
         taken = signals.take()
@@ -382,7 +322,7 @@ class Daemon:
             log.warning("%s; trying again", error)
             self._listening.retry_at = now + 1.0
             return
-        if not self._links.exists(self._config.name):
+        if not self._tunnel.exists:
             raise HostError(f"interface {self._config.name} was removed from outside; start the tunnel again")
         self._listen_on(addresses, now)
 
@@ -510,10 +450,7 @@ class Daemon:
         changes = compare(self._config, new)
         now = time.monotonic()
         with ExitStack() as undo:
-            self._outside.clear()
-            plan = self._plan_link(new)
-            undo.callback(self._configure_back, plan)
-            self._links.configure(new.name, plan, self._plan)
+            undo.callback(self._tunnel.change(new))
             if self._config.listen != new.listen:
                 undo.callback(self._listen_back, self._config.listen)
                 self._listening.listen = new.listen
@@ -521,7 +458,6 @@ class Daemon:
             undo.pop_all()
         if self._config.addresses != new.addresses:
             self._node.set_tunnelled([address.network for address in new.addresses], now)
-        self._plan = plan
         self._config = new
         for peer in changes.removed:
             self._node.remove_peer(peer.spec.public_key, now)
@@ -531,9 +467,6 @@ class Daemon:
             self._node.add_peer(peer.spec, self._state.record(peer.spec.public_key), now)
         self._point((*changes.added, *changes.changed), now)
         return changes.words
-
-    def _configure_back(self, tried: LinkPlan) -> None:
-        self._links.configure(self._config.name, self._plan, tried)
 
     def _listen_back(self, listen: Sequence[Any]) -> None:
         self._listening.listen = listen
@@ -573,7 +506,7 @@ class Daemon:
             engine_reason=self._kind.reason,
             engine_details=dict(self._engine.details),
             workers=self._engine.workers,
-            mtu=self._plan.mtu,
+            mtu=self._tunnel.mtu,
             addresses=[str(address) for address in self._config.addresses],
             listen=[str(local) for local in self._listening.locals],
             pid=os.getpid(),

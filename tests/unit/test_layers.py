@@ -30,6 +30,7 @@ BELONGS = {
     "centipede.changes": "centipede.daemon",
     "centipede.names": "centipede.daemon",
     "centipede.listening": "centipede.daemon",
+    "centipede.tunnel": "centipede.daemon",
     "centipede.background": "centipede.daemon",
     "centipede": "centipede.errors",
 }
