@@ -62,6 +62,7 @@ class _Group(click.Group):
         "chart": "lab.chart",
         "guest": "lab.guest_cli",
         "report": "lab.matrix",
+        "summary": "lab.summary",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -13,7 +13,13 @@ from centipede.protocol.identity import Identity
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("tests/*/README.md")]
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("*/README.md"),
+        *ROOT.glob("tests/*/README.md"),
+        *ROOT.glob("results/*/*/README.md"),
+    ]
 )
 SHOWN = [
     pytest.param(block, id=f"{page.relative_to(ROOT)}-{number}")
