@@ -67,4 +67,9 @@ class Leave:
                 self._asked_from = now
             self._asked_last = now
             self._timestamp = timestamp
-        return timestamp == self._timestamp and now >= self._asked_from + _PATIENCE_ATTEMPTS * self._timing.attempt_s
+        return timestamp == self._timestamp and now >= self._asked_from + patience_s(self._timing)
+
+
+def patience_s(timing: Timing) -> float:
+    """For how long Initiates must have come before a machine that handed the peer over answers them."""
+    return _PATIENCE_ATTEMPTS * timing.attempt_s

@@ -185,12 +185,11 @@ class Peer:
     def resume(self, at: float, now: float) -> None:
         """An inner packet came after a pause, or there is no way to send it."""
         self._reach.pulse.note_traffic(at, float("-inf"))
+        self._initiation.reset(now)  # with a session as well: the peer may have lost it
         if self._association.established:
             self._reach.pulse.resume(now)
-        else:
-            if not self._reach.pairs:
-                self._reach.remember(self.record.addresses, now)
-            self._initiation.reset(now)
+        elif not self._reach.pairs:
+            self._reach.remember(self.record.addresses, now)
 
     def receive_acknowledge(self, event: Datagram, now: float) -> None:
         """Finish the attempt with an Acknowledge. Raises Refused."""

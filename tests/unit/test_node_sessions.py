@@ -352,6 +352,17 @@ def test_a_restarted_peer_that_forgot_everything_is_found_by_the_dead_session_ru
     assert 3.0 < took < 3.0 + 0.5 + 3 * ROUND_TRIP_S
 
 
+def test_after_a_long_outage_a_peer_that_forgot_everything_is_found_while_there_is_traffic() -> None:
+    world, a, b = started()
+    world.send_packets(a, 0.05, 100.0)
+    world.clock.run_until(3.0)
+    a.uplinks[0].up = a.uplinks[0].down = Weather(loss=1.0)
+    world.clock.run_until(74.0)  # by then the pauses between attempts would be 15 s long, and a has its session still
+    b.restart(keep_record=False, bye=False)
+    a.uplinks[0].up = a.uplinks[0].down = Weather()
+    assert wait_for(world, lambda: any(at > 74.0 for at in world.received.values()), 5.0) < 2.0 + 3 * ROUND_TRIP_S
+
+
 def test_a_peer_that_lost_state_and_time_is_locked_out_until_the_other_side_calls() -> None:
     world, a, b = started()
     world.clock.run_until(1.0)
