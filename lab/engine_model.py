@@ -132,6 +132,12 @@ class EngineModel:
             return None
         return plan.key, next(one.key for one in self._table.sessions if one.session == plan.session)
 
+    @property
+    def own(self) -> Run | None:
+        """The machine's shards under that session."""
+        plan = self.plan
+        return None if plan is None else self._own[plan.session]
+
     def _path(self, local: Endpoint, remote: Endpoint) -> TablePath | None:
         paths = self._table.peers[0].paths if self._table.peers else ()
         return next((path for path in paths if path.local == local and path.remote == remote), None)

@@ -32,6 +32,7 @@ from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handshake import mac1_key
 from centipede.protocol.node import PeerSpec
 from centipede.protocol.timing import Timing
+from lab.member_storm import MemberStorm
 from lab.promises import InvariantError
 from lab.world_model import PORT, Machine, Nat, Uplink, Weather, World
 
@@ -99,6 +100,9 @@ KINDS = (
         roaming=True,
     ),
 )
+
+MEMBERS = Kind("members")
+"""Several machines with one identity: member_storm.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +345,13 @@ class Outcome:
     failure: str = ""
 
 
+def _run_members(seed: int) -> Report:
+    storm = MemberStorm(seed)
+    reconnected_s = storm.run()
+    log = storm.world.log
+    return Report(MEMBERS.name, seed, reconnected_s, len(storm.world.received), storm.moved, tuple(log))
+
+
 def run_storm(kind: Kind, seed: int) -> Outcome:
     """Run a storm to its end, whatever that is: a broken promise, an error of the code, or none within 600 s."""
 
@@ -350,7 +361,7 @@ def run_storm(kind: Kind, seed: int) -> Outcome:
     before = signal.signal(signal.SIGALRM, give_up)
     signal.alarm(_LONGEST_RUN_S)
     try:
-        return Outcome(Storm(kind, seed).run())
+        return Outcome(_run_members(seed) if kind == MEMBERS else Storm(kind, seed).run())
     except InvariantError as error:
         return Outcome(None, f"{kind.name} {seed}: {error}")
     except Exception:  # noqa: BLE001 - whatever it is, it is this seed's result, and the other seeds run
@@ -396,18 +407,18 @@ class Tally:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run storms; returns 1 if one broke a promise, or not all came to an end."""
-    parser = argparse.ArgumentParser(prog="python -m lab.simulate", description="Simulated storms between two nodes.")
+    parser = argparse.ArgumentParser(prog="python -m lab.simulate", description="Simulated storms between nodes.")
     parser.add_argument("--seeds", type=int, default=20, metavar="N", help="seeds for each kind of storm")
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first of them")
     parser.add_argument("--seed", type=int, metavar="SEED", help="this seed only")
-    parser.add_argument("--kind", choices=[kind.name for kind in KINDS], help="this kind only")
+    parser.add_argument("--kind", choices=[kind.name for kind in (*KINDS, MEMBERS)], help="this kind only")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at a time")
     parser.add_argument("--log", action="store_true", help="print what the nodes logged")
     options = parser.parse_args(arguments)
     seeds = range(options.first, options.first + options.seeds)
     if options.seed is not None:
         seeds = range(options.seed, options.seed + 1)
-    kinds = [kind for kind in KINDS if options.kind in (None, kind.name)]
+    kinds = [kind for kind in (*KINDS, MEMBERS) if options.kind in (None, kind.name)]
     tally = Tally([kind.name for kind in kinds], len(seeds))
 
     def end(number: int, _frame: object) -> None:

@@ -188,6 +188,10 @@ class Machine:
         """End the process with a bye; nothing is heard of the machine after it."""
         self.node.close(self.now)
         self._carry_out()
+        self.kill()
+
+    def kill(self) -> None:
+        """End the machine for good, without a word."""
         self._life += 1
         self.uplinks = []
 

@@ -1,0 +1,43 @@
+"""Seeded storms over machines that share one identity, and a mutant that grants shards twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from centipede.protocol.grant import Grant
+from lab.member_storm import MemberStorm
+from lab.promises import InvariantError
+
+SEEDS = 26
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_members_break_no_promise(seed: int) -> None:
+    MemberStorm(seed).run()  # raises, saying how to see it again
+
+
+def test_sessions_move_in_these_storms() -> None:
+    """Not in each: those who are asked may have none."""
+    storms = [MemberStorm(seed) for seed in range(6)]
+    for storm in storms:
+        storm.run()
+    assert sum(storm.moved for storm in storms) > 15
+    assert any("can be imported once" in reason for storm in storms for reason in storm.refused)
+    assert {storm.died is None for storm in storms} == {True, False}
+
+
+def test_shards_granted_twice_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Grant.cut
+
+    def cut(grant: Grant, k: int, *, rest: bool) -> tuple[Grant, Grant]:
+        return grant, kept(grant, k, rest=rest)[1]
+
+    monkeypatch.setattr(Grant, "cut", cut)
+    with pytest.raises(InvariantError, match="with one key and nonce"):
+        run_storms()
+
+
+def run_storms() -> None:
+    """Run the storms of CI until one breaks a promise."""
+    for seed in range(SEEDS):
+        MemberStorm(seed).run()
