@@ -31,6 +31,7 @@ _NUMBER = re.compile(r"-?\d[\d.]*(?:e[+-]?\d+)?")
 _UNITS = (("_bits_per_second", 1e6, "Mbit/s"), ("_bytes", 1e6, "MB"), ("_ms", 1.0, "ms"))
 _COLUMNS = {_OWN: "Centipede", _RIVAL: "wireguard-go", _KERNEL: "kernel WireGuard, emulated"}
 _BAD = (Verdict.FAILED.value, Verdict.VOID.value)
+_SLOW_BPS = 1e5
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -241,6 +242,8 @@ def _bound(figure: str, bound: str) -> str:
 
 def _quantity(figure: str, value: float) -> str:
     """Return a figure in the unit that its name says."""
+    if figure.endswith("bits_per_second") and abs(value) < _SLOW_BPS:
+        return f"{_digits(value / 1e3)} kbit/s"
     for ending, scale, unit in _UNITS:
         if f".{figure}".replace(".", "_").endswith(ending):
             return f"{_digits(value / scale)} {unit}"

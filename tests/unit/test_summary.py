@@ -95,6 +95,12 @@ def test_figures_have_names_for_people(figure: str, words: str) -> None:
     assert summary.figure_words(figure) == words
 
 
+def test_a_rate_that_is_next_to_nothing_is_still_to_be_read() -> None:
+    slow = [judgement("tcp.bits_per_second", 10_900.0, bound=">= 7e+06")]
+    page = summary.page(summary.summarise([run(scenario="both-lossy", judgements=slow)], "x"), [])
+    assert cells(page, "both-lossy")[1:3] == ["tcp rate ≥ 7 Mbit/s", "10.9 kbit/s"]
+
+
 def test_the_command_makes_summary_and_page(tmp_path: Path) -> None:
     made = stalled("centipede", 0.1)
     dump(made, tmp_path / "results" / made.scenario / "centipede" / "1" / FILE)
