@@ -8,11 +8,12 @@ Invariant checked here: tables follow one another, and no session number lives t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from zlib import crc32
 
-from centipede.engine.contract import RESUMED_AFTER_S, RESUMED_AGAIN_S, WAITING_PACKETS
+from centipede.engine.contract import RESUMED_AFTER_S, RESUMED_AGAIN_S, UNHEARD_PACKETS, UNHEARD_S, WAITING_PACKETS
 from centipede.protocol.counters import EngineCounters, PathCounters
 from centipede.protocol.drops import DropReason
 from centipede.protocol.endpoint import Endpoint
@@ -51,6 +52,7 @@ class EngineModel:
         self._strangers: set[tuple[Endpoint, Endpoint]] = set()
         self._paths: dict[int, PathCounters] = {}
         self._waiting: list[bytes] = []
+        self._unheard: deque[tuple[float, Endpoint, Endpoint, bytes]] = deque(maxlen=UNHEARD_PACKETS)
         self._events: list[Event] = []
         self._drops: dict[DropReason, int] = {}
         self._last_tx: float | None = None
@@ -80,6 +82,11 @@ class EngineModel:
             waiting, self._waiting = self._waiting, []
             for packet in waiting:
                 self._send(packet)
+        unheard = list(self._unheard)
+        self._unheard.clear()
+        for came, local, remote, data in unheard:
+            if self._now() - came <= UNHEARD_S:
+                self._receive(came, local, remote, data)
 
     def send_packet(self, packet: bytes) -> None:
         """An inner packet for the peer."""
@@ -96,6 +103,9 @@ class EngineModel:
 
     def receive(self, local: Endpoint, remote: Endpoint, data: bytes) -> None:
         """A datagram from the network."""
+        self._receive(self._now(), local, remote, data)
+
+    def _receive(self, came: float, local: Endpoint, remote: Endpoint, data: bytes) -> None:
         header = parse_header(data)
         path = self._path(local, remote)
         if is_handshake(data) or (header is not None and header.control):
@@ -103,7 +113,9 @@ class EngineModel:
             self._events.append(Datagram(local, remote, data, self._now(), received))
             return
         reason = DropReason.TOO_SHORT if header is None else self._receive_data(header, local, remote, path, data)
-        if reason is not None:
+        if reason is DropReason.UNKNOWN_SHARD:
+            self._unheard.append((came, local, remote, data))
+        elif reason is not None:
             self._drops[reason] = self._drops.get(reason, 0) + 1
 
     def take_events(self) -> list[Event]:

@@ -23,6 +23,12 @@ RESUMED_AFTER_S = 2.0
 """A peer without outbound packets for this long is reported by Resumed when the next one comes."""
 RESUMED_AGAIN_S = 1.0
 """While a peer's packets wait, Resumed is repeated this often, as long as more of them come."""
+UNHEARD_PACKETS = 64
+"""Data datagrams that may wait for their source shard to be heard, per worker; the oldest gives way to one more."""
+UNHEARD_BYTES = 2048
+"""A longer one does not wait."""
+UNHEARD_S = 1.0
+"""Nor is one taken in that has waited for longer than this."""
 RING_SIZE = 1024
 """Events of one kind that may wait for the control thread, per worker; more are dropped and counted."""
 
@@ -68,6 +74,7 @@ class Engine(ABC):
     def apply(self, table: ForwardingTable) -> None:
         """Swap the table in whole. Packets that waited for a peer which now has a plan are sent.
 
+        Datagrams that waited for their source shard to be heard are taken in.
         Raises ValueError, and keeps the old table, if the table would give an ended session number a second life.
         """
 

@@ -21,14 +21,24 @@ import selectors
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from cryptography.hazmat.backends.openssl import backend as openssl
 
-from centipede.engine.contract import RESUMED_AFTER_S, RESUMED_AGAIN_S, RING_SIZE, WAITING_PACKETS, Engine
+from centipede.engine.contract import (
+    RESUMED_AFTER_S,
+    RESUMED_AGAIN_S,
+    RING_SIZE,
+    UNHEARD_BYTES,
+    UNHEARD_PACKETS,
+    UNHEARD_S,
+    WAITING_PACKETS,
+    Engine,
+)
 from centipede.engine.reorder import Reorder
 from centipede.engine.rings import Rings
 from centipede.engine.sockets import (
@@ -60,6 +70,16 @@ VIEW_TIMEOUT_S = 10.0
 _NO_DROPS = (0,) * len(DropReason)
 
 
+class _Unheard(NamedTuple):
+    """A datagram from a source shard without a window, which the next table may have."""
+
+    came: float
+    datagram: bytes
+    header: Header
+    local: Endpoint
+    remote: SocketAddress
+
+
 class _Worker:
     """A thread that serves one TUN queue and one socket per local address."""
 
@@ -77,6 +97,7 @@ class _Worker:
         self._selector.register(tun, selectors.EVENT_READ, self._outbound)
         self._waiting: dict[Reorder, Inlet] = {}
         """Where packets wait for those before them."""
+        self._unheard: deque[_Unheard] = deque(maxlen=UNHEARD_PACKETS)
         self._resting: list[selectors.SelectorKey] = []
         self._rested_at = 0.0
         self._stopping = False
@@ -154,6 +175,7 @@ class _Worker:
             while outlet.plans and outlet.waiting:
                 packet = outlet.waiting.popleft()
                 self._transmit(outlet.plan_for(packet), packet)
+        self._take_unheard()
         view.taken.set()
 
     def _rest(self, fileobj: int | socket.socket) -> None:
@@ -264,8 +286,27 @@ class _Worker:
                 self._pass_control(datagram, header, local, remote, now)
             else:
                 reason = self._receive(datagram, header, local, remote, now)
-                if reason is not None:
+                if reason is DropReason.UNKNOWN_SHARD and len(datagram) <= UNHEARD_BYTES:
+                    if len(self._unheard) == UNHEARD_PACKETS:
+                        drops[reason] += 1  # of the oldest, which append pushes out
+                    self._unheard.append(_Unheard(now, datagram, header, local, remote))
+                elif reason is not None:
                     drops[reason] += 1
+
+    def _take_unheard(self) -> None:
+        """Take in again what came from shards that may have a window now."""
+        waiting = list(self._unheard)
+        self._unheard.clear()
+        now = self._clock()
+        for unheard in waiting:
+            reason: DropReason | None = DropReason.UNKNOWN_SHARD
+            if now - unheard.came <= UNHEARD_S and unheard.local in self._view.sockets:
+                reason = self._receive(unheard.datagram, unheard.header, unheard.local, unheard.remote, now)
+                if reason is DropReason.UNKNOWN_SHARD:
+                    self._unheard.append(unheard)
+                    continue
+            if reason is not None:
+                self.drops[reason] += 1
 
     def _pass_control(
         self, datagram: bytes, header: Header, local: Endpoint, remote: SocketAddress, now: float

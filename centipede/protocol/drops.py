@@ -38,7 +38,7 @@ class DropReason(IntEnum):
     FOREIGN_SHARD = 10
     """The destination shard is not one of this machine's."""
     UNKNOWN_SHARD = 11
-    """Data from a source shard that has no window yet."""
+    """Data from a source shard that was not heard yet, and still not when its time to wait was over."""
     OLD = 12
     """The counter is behind the replay window."""
     DUPLICATE = 13

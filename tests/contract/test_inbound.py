@@ -9,6 +9,7 @@ from ipaddress import ip_network
 
 import pytest
 
+from centipede.engine.contract import UNHEARD_BYTES, UNHEARD_PACKETS, UNHEARD_S
 from centipede.protocol.drops import DropReason
 from centipede.protocol.table import FirstData, NewRemote, Route, Run, TablePeer
 from tests.contract.harness import (
@@ -129,33 +130,76 @@ def test_which_session_and_which_shard(make_rig: MakeRig) -> None:
     rig.deliver(2, inner(), shard=3)
     rig.deliver(3, inner(), shard=6)
     rig.deliver(4, inner(), shard=0xFFFF)  # "any member" is for control only
-    rig.deliver(5, inner(), source=1, shard=4)
-    rig.deliver(6, inner(), source=20, shard=4)
-    rig.expect_drops(
-        {
-            DropReason.DUPLICATE: 1,
-            DropReason.UNKNOWN_SESSION: 1,
-            DropReason.FOREIGN_SHARD: 3,
-            DropReason.UNKNOWN_SHARD: 2,
-        }
-    )
+    rig.expect_drops({DropReason.DUPLICATE: 1, DropReason.UNKNOWN_SESSION: 1, DropReason.FOREIGN_SHARD: 3})
 
 
 def _take_from_any(ends: list[End]) -> bytes:
     return eventually(lambda: next((end.take() for end in ends if not end.silent()), b""), "a packet on any queue")
 
 
-def test_a_run_heard_later_gets_its_windows(make_rig: MakeRig) -> None:
+def test_data_of_a_shard_that_was_not_heard_waits_for_its_window(make_rig: MakeRig) -> None:
     rig = make_rig()
     rig.apply()
+    rig.deliver(0, inner(1), source=2)
+    rig.deliver(0, inner(2), source=5)
+    rig.inject(bytes(8) + rig.seal(1, inner(3), source=2)[8:])  # a forgery that names source shard 0 ...
+    rig.inject(rig.seal(1, inner(3), source=2)[:32] + bytes(40))  # ... and one that waits with the others
+    rig.deliver(0, inner(1), source=2)
     rig.deliver(0, inner(0))
-    rig.deliver(0, inner(1), source=2)
-    rig.expect_drops({DropReason.UNKNOWN_SHARD: 1})
+    assert rig.tun.ends[0].take() == inner(0), "nobody waits for them"
+    rig.expect_drops({DropReason.BAD_TAG: 1})
+    rig.expect_path(rx_packets=1)
     rig.apply(sessions=(rig.session(sources=(Run(), Run(2, 1))),))
+    assert rig.tun.ends[0].take() == inner(1)
+    rig.expect_drops({DropReason.BAD_TAG: 2, DropReason.DUPLICATE: 1})
+    rig.expect_path(rx_packets=3, rx_copies=1)
+    rig.deliver(1, inner(4), source=3)
     rig.deliver(0, inner(1), source=2)
-    rig.deliver(0, inner(2), source=0)
-    assert rig.tun.ends[0].take_many(2) == [inner(0), inner(1)]
-    rig.expect_drops({DropReason.UNKNOWN_SHARD: 1, DropReason.DUPLICATE: 1})
+    rig.expect_drops({DropReason.BAD_TAG: 2, DropReason.DUPLICATE: 2})
+    rig.apply(sessions=(rig.session(sources=(Run(), Run(2, 1), Run(5))),))
+    assert rig.tun.ends[0].take_many(2) == [inner(4), inner(2)]
+
+
+def test_of_what_waits_for_its_shard_the_oldest_gives_way(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    rig.apply()
+    for number in range(UNHEARD_PACKETS + 2):
+        rig.deliver(number, inner(number), source=2)
+    rig.inject(rig.seal(0, ip(PEER_ADDRESS, LOCAL_ADDRESS, bytes(UNHEARD_BYTES)), source=2))
+    rig.expect_drops({DropReason.UNKNOWN_SHARD: 3})
+    rig.apply(sessions=(rig.session(sources=(Run(), Run(2))),))
+    assert rig.tun.ends[0].take_many(UNHEARD_PACKETS) == [inner(n + 2) for n in range(UNHEARD_PACKETS)]
+    rig.expect_drops({DropReason.UNKNOWN_SHARD: 3})
+    rig.deliver(UNHEARD_PACKETS + 2, inner(), source=2)
+    assert rig.tun.ends[0].take() == inner()
+
+
+def test_what_waited_too_long_for_its_shard_is_dropped(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    rig.apply()
+    rig.deliver(0, inner(1), source=2)
+    rig.deliver(0, inner(0))
+    assert rig.tun.ends[0].take() == inner(0)
+    over = time.monotonic() + UNHEARD_S
+    eventually(lambda: time.monotonic() > over)
+    rig.apply(sessions=(rig.session(sources=(Run(), Run(2))),))
+    rig.expect_drops({DropReason.UNKNOWN_SHARD: 1})
+    assert rig.tun.ends[0].silent()
+
+
+def test_nothing_waits_for_its_shard_at_an_address_that_is_gone(make_rig: MakeRig) -> None:
+    rig = make_rig(paths=2)
+    rig.apply()
+    rig.deliver(0, inner(1), path=0, source=2)
+    rig.deliver(1, inner(2), path=1, source=2)
+    rig.deliver(0, inner(0), path=1)
+    assert rig.tun.ends[0].take() == inner(0)
+    rig.deliver(1, inner(0), path=0)
+    assert rig.tun.ends[0].take() == inner(0)
+    rig.engine.remove_local(rig.locals[1])
+    rig.expect_drops({DropReason.UNKNOWN_SHARD: 1})
+    rig.apply(sessions=(rig.session(sources=(Run(), Run(2))),))
+    assert rig.tun.ends[0].take() == inner(1)
 
 
 def test_every_session_has_its_own_windows(make_rig: MakeRig) -> None:

@@ -354,6 +354,77 @@ receive(struct worker *w, struct arrival *a, uint8_t *datagram, size_t bytes)
 	return (bytes > HEADER_BYTES ? deliver(w, datagram + HEADER_BYTES, bytes - HEADER_BYTES, session->peer) : 0);
 }
 
+/* --- datagrams of source shards that were not heard yet */
+
+static void
+give_up(struct worker *w, struct unheard *u)
+{
+	drop(w->drops, DROP_UNKNOWN_SHARD, u->local != NULL);
+	u->local = NULL;
+}
+
+/* Its sender is a machine that the control thread is about to hear, or whose heartbeat was lost, or nobody at all. */
+static void
+keep_unheard(struct worker *w, const struct arrival *a, const uint8_t *datagram, size_t bytes)
+{
+	struct unheard *u = &w->unheard[w->unheard_last % UNHEARD_PACKETS];
+
+	if (bytes > UNHEARD_BYTES) {
+		drop(w->drops, DROP_UNKNOWN_SHARD, 1);
+		return;
+	}
+	if (w->unheard_last - w->unheard_first == UNHEARD_PACKETS) {
+		give_up(w, u);
+		w->unheard_first++;
+	}
+	w->unheard_last++;
+	u->local = a->local;
+	u->remote = *a->remote;
+	u->came_ns = w->now_ns;
+	u->bytes = (uint32_t)bytes;
+	memcpy(u->datagram, datagram, bytes);
+}
+
+static bool
+is_served(const struct worker *w, const struct local *local)
+{
+	unsigned i;
+
+	for (i = 0; i < w->local_count; i++)
+		if (w->locals[i] == local)
+			return (true);
+	return (false);
+}
+
+void
+inbound_unheard(struct worker *w)
+{
+	struct unheard *u;
+	unsigned i;
+	int reason;
+
+	for (i = w->unheard_first; i != w->unheard_last; i++) {
+		u = &w->unheard[i % UNHEARD_PACKETS];
+		if (u->local == NULL)
+			continue;
+		if (w->now_ns - u->came_ns > UNHEARD_NS || !is_served(w, u->local)) {
+			give_up(w, u);
+			continue;
+		}
+		struct arrival a = { .local = u->local, .remote = &u->remote };
+
+		if ((reason = receive(w, &a, u->datagram, u->bytes)) == 1 + DROP_UNKNOWN_SHARD)
+			continue;
+		if (reason != 0)
+			drop(w->drops, (unsigned)reason - 1, 1);
+		u->local = NULL;
+	}
+	if (w->unheard_first != w->unheard_last)
+		flush(w);
+	while (w->unheard_first != w->unheard_last && w->unheard[w->unheard_first % UNHEARD_PACKETS].local == NULL)
+		w->unheard_first++;
+}
+
 /* Take in one message: a datagram, or several of one sender that the kernel joined. Deliveries await the flush. */
 void
 inbound_message(struct worker *w, const struct local *local, const struct address *remote, uint8_t *bytes,
@@ -371,7 +442,9 @@ inbound_message(struct worker *w, const struct local *local, const struct addres
 			drop(w->drops, DROP_TOO_SHORT, 1);
 		else if (unlikely((bytes[0] & CLASS_CONTROL) != 0))
 			tell_control(w, &a, bytes, size);
-		else if ((reason = receive(w, &a, bytes, size)) != 0)
+		else if ((reason = receive(w, &a, bytes, size)) == 1 + DROP_UNKNOWN_SHARD)
+			keep_unheard(w, &a, bytes, size);
+		else if (reason != 0)
 			drop(w->drops, (unsigned)reason - 1, 1);
 		bytes += size;
 		left -= size;

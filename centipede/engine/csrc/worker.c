@@ -65,6 +65,7 @@ worker_adopt(struct worker *w)
 		w->locals[w->local_count++] = l;
 	}
 	w->now_ns = w->trains.now_ns = now_ns();
+	inbound_unheard(w);
 	outbound_waiting(w);
 	sem_post(&w->adopted);
 }

@@ -23,6 +23,9 @@
 /* Messages begin at different places within a page, or their headers would contend for the same few cache lines. */
 #define RECEIVE_STRIDE		(RECEIVE_BYTES + 33 * CACHE_LINE)
 #define REORDERS_MAX		64	/* source shards whose packets wait at one time; those of others do not */
+#define UNHEARD_PACKETS		64	/* contract.py, and so are the next two */
+#define UNHEARD_BYTES		2048
+#define UNHEARD_NS		NS_PER_S
 #define TUN_READ_PACKETS	64	/* before the sockets get their turn */
 #define TUN_READ_BYTES		(4 * PACKET_BYTES_MAX)
 
@@ -33,6 +36,15 @@ struct received {
 		struct cmsghdr	header;
 		uint8_t		bytes[CMSG_SPACE(sizeof(int))];
 	} control;
+};
+
+/* A datagram from a source shard without a window, which the next table may have. */
+struct unheard {
+	const struct local *local;	/* NULL: gone */
+	struct address	remote;
+	uint64_t	came_ns;
+	uint32_t	bytes;
+	_Alignas(8) uint8_t datagram[UNHEARD_BYTES];
 };
 
 struct worker {
@@ -66,6 +78,8 @@ struct worker {
 	uint64_t	 flushes;	/* of the coalescer; begins at 1 */
 	unsigned	 reorder_count;
 	struct reorder	*reorders[REORDERS_MAX];	/* in which packets wait */
+	unsigned	 unheard_first, unheard_last;	/* unheard[first..last), modulo their number */
+	struct unheard	 unheard[UNHEARD_PACKETS];
 	struct mmsghdr	 headers[RECEIVE_MESSAGES];
 	struct received	 received[RECEIVE_MESSAGES];
 
@@ -91,6 +105,8 @@ size_t	 inbound_read(struct worker *, unsigned local);	/* the bytes it read */
 int	 inbound_end_waits(struct worker *, int timeout);
 /* Before the worker takes up another snapshot: deliver what may not wait under it. */
 void	 inbound_adopt(struct worker *, const struct snapshot *);
+/* After it did so: take in again what came from shards that may have a window now. */
+void	 inbound_unheard(struct worker *);
 void	 inbound_message(struct worker *, const struct local *, const struct address *remote, uint8_t *bytes,
 	    size_t length, size_t segment_bytes);
 
