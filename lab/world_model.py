@@ -145,6 +145,7 @@ class Machine:
         self._timer = float("inf")
         self._life = 0
         self._rounds = 0
+        self._gone = False
         self.start()
 
     @property
@@ -194,6 +195,7 @@ class Machine:
         """End the machine for good, without a word."""
         self._life += 1
         self.uplinks = []
+        self._gone = True
 
     def reconfigure(self, spec: PeerSpec) -> None:
         """Change the peer's settings while all goes on."""
@@ -226,8 +228,9 @@ class Machine:
         self._carry_out()
 
     def send(self, packet: bytes) -> None:
-        self.engine.send_packet(packet)
-        self._step()
+        if not self._gone:
+            self.engine.send_packet(packet)
+            self._step()
 
     def receive(self, local: Endpoint, remote: Endpoint, data: bytes) -> None:
         self.engine.receive(local, remote, data)
