@@ -323,6 +323,8 @@ class TransferModel:
         for way in self._ways:
             way.near.expire(self.clock.now, Timing())
         ways = [way.near for way in self._ways if way.near.usable]
+        if not ways:  # full queues took the heartbeats of all
+            return
         self._selection = self._scheduler.choose([candidate(path, metered=False) for path in ways])
         self._lanes = [
             Lane(

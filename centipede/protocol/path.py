@@ -419,13 +419,15 @@ class Path:
             return
         held_s = held_us / 1e6
         self._measure_rtt(arrived - echoed.at - held_s)
-        self._measure_loss(echoed, beat.received)
+        sent, arrived_of_it = self._measure_loss(echoed, beat.received)
         self.rate.note(
             t1_us=beat.t1_us,
             received_kib=beat.received_kib,
             echo_us=beat.echo_us,
             arrival_us=beat.arrival_us,
             loss=self.loss,
+            sent=sent,
+            lost=sent - arrived_of_it,
         )
         # The peer's own clock says how long it had not heard us. More than we announced: our heartbeats do not arrive.
         self.unheard = held_s > timing.suspect_factor * max(echoed.next_in_s, _SHORTEST_INTERVAL_S)
@@ -448,18 +450,21 @@ class Path:
             self.unloaded_rtt_s += (rtt_s - self.unloaded_rtt_s) / _UNLOADED_BEATS
         self.beats += 1
 
-    def _measure_loss(self, echoed: _Beat, received: int) -> None:
+    def _measure_loss(self, echoed: _Beat, received: int) -> tuple[int, int]:
+        """Take the counts; returns how many packets were sent since those before, and arrived: 0 if that is not known."""
         last = self._measured
         if last is not None and echoed.t1_us <= last[0]:
-            return
+            return 0, 0
         self._measured = (echoed.t1_us, echoed.sent, received)
         if last is None:
-            return
+            return 0, 0
         sent = echoed.sent - last[1]
         arrived = (received - last[2]) & _COUNT_MASK
         # A peer that counts anew gives a difference that looks negative: start over with it. Below zero is meant to be
         # possible otherwise: the two counts of a pair are not taken at one moment, and such errors must cancel out.
         if sent - arrived >= max(_MANY_LOST, (self.loss + _UNUSUAL_LOSS) * sent):
             self.mtu.suspect()
-        if sent > 0 and arrived <= _COUNT_MASK >> 1:
-            self._loss += (max(-1.0, 1 - arrived / sent) - self._loss) / 8
+        if sent <= 0 or arrived > _COUNT_MASK >> 1:
+            return 0, 0
+        self._loss += (max(-1.0, 1 - arrived / sent) - self._loss) / 8
+        return sent, arrived

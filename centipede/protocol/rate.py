@@ -25,7 +25,12 @@ _RECOVERY = 1.25
 """by so much more, while that is less than it did before."""
 _PEAK_DECAY = 0.995
 _BASE_BEATS = 256
-_LOSS_BEATS = 64
+_BURST_LOSS = 0.02
+"""Of what is lost at once no more than this share counts, and twice what is usual: a queue overflowed and is gone."""
+_LOSS_PRIOR_PACKETS = 256
+"""A path is taken for one that loses nothing until it was sent many times as much without a queue;"""
+_LOSS_WINDOW_PACKETS = 8192
+"""of more than this the older half counts half."""
 _LEAST_BYTES_PER_S = 8_000.0
 _COUNT_MASK = 0xFFFF_FFFF
 
@@ -37,13 +42,14 @@ class RateEstimate:
         "_base_s",
         "_echo_us",
         "_kib",
+        "_lost",
         "_queue_s",
         "_queued",
+        "_sent",
         "_t1_us",
         "bytes_per_s",
         "delivered_bytes_per_s",
         "full",
-        "loss",
         "peak_bytes_per_s",
     )
 
@@ -56,14 +62,19 @@ class RateEstimate:
         """The most it delivered lately."""
         self.full = False
         """Whether it has more to carry than it can."""
-        self.loss = 0.0
-        """Share lost without a queue, as it seems: the least seen, which rises slowly towards more."""
+        self._sent = self._lost = 0.0
+        """Packets, of those that went out while there was no queue."""
         self._base_s: float | None = None
         self._queue_s = 0.0
         self._queued = 0
         self._echo_us = -1
         self._t1_us: int | None = None
         self._kib = 0
+
+    @property
+    def loss(self) -> float:
+        """Share lost without a queue, 0..1."""
+        return min(1.0, max(0.0, self._lost / (self._sent + _LOSS_PRIOR_PACKETS)))
 
     @property
     def queued(self) -> bool:
@@ -75,12 +86,28 @@ class RateEstimate:
         """One way, without a queue, but for the difference of the clocks; None before the first measurement."""
         return self._base_s
 
-    def note(self, *, t1_us: int, received_kib: int, echo_us: int, arrival_us: int, loss: float) -> None:
-        """Take what a heartbeat says, newest first heard; its own words, and the path's ``loss``, 0..1."""
+    def note(
+        self,
+        *,
+        t1_us: int,
+        received_kib: int,
+        echo_us: int,
+        arrival_us: int,
+        loss: float,
+        sent: int = 0,
+        lost: int = 0,
+    ) -> None:
+        """Take what a heartbeat says, newest first heard.
+
+        Its own words, the path's ``loss``, 0..1, and how many packets were ``sent`` from the own heartbeat that was
+        measured before to this one, and how many of them ``lost``; less than none where counts were taken in between.
+        """
         if echo_us > self._echo_us:  # an own heartbeat that was not measured yet
             self._echo_us = echo_us
-            self.loss = min(loss, self.loss + (loss - self.loss) / _LOSS_BEATS)
+            queue_s = self._queue_s
             self._note_transit((arrival_us - echo_us) / 1e6, loss)
+            if max(queue_s, self._queue_s) <= _QUEUE_S:
+                self._note_loss(sent, lost)
         if self._t1_us is None or t1_us < self._t1_us:
             self._t1_us, self._kib = t1_us, received_kib
             return
@@ -91,6 +118,13 @@ class RateEstimate:
         self._t1_us, self._kib = t1_us, received_kib
         if came_kib <= _COUNT_MASK >> 1:  # else the peer counts anew
             self._note_delivered(came_kib * 1024 / passed_s)
+
+    def _note_loss(self, sent: int, lost: int) -> None:
+        self._sent += sent
+        self._lost += min(lost, max(1.0, (_BURST_LOSS + 2 * self.loss) * sent))
+        if self._sent > _LOSS_WINDOW_PACKETS:
+            self._sent /= 2
+            self._lost /= 2
 
     def _note_transit(self, transit_s: float, loss: float) -> None:
         if self._base_s is None or transit_s < self._base_s:

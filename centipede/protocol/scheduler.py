@@ -362,6 +362,11 @@ class Aggregate(Scheduler):
         first = next(candidate for candidate in candidates if candidate.path.path == self._single.holder)
         self._follow_goodput(candidates)
         self._lanes = () if self._resting_beats else self._update(_lanes(first, candidates))
+        if self._resting_beats and not first.suspect:
+            sound = [candidate for candidate in candidates if not candidate.suspect]
+            best = max(sound, key=lambda candidate: candidate.peak_bytes_per_s)
+            if first.peak_bytes_per_s < BETTER * best.peak_bytes_per_s:
+                return _selection([best])  # the quickest is not what the lanes were compared with
         return Selection(single.paths, single.copies, lanes=self._lanes)
 
     def _score(self, candidate: Candidate) -> float:

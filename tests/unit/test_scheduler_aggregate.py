@@ -25,7 +25,9 @@ class Link:
         self._beat = 0
         self._kib = 0
 
-    def beat(self, *, kib_per_s: float, queue_s: float = 0.0, loss: float = 0.0, times: int = 1) -> None:
+    def beat(
+        self, *, kib_per_s: float, queue_s: float = 0.0, loss: float = 0.0, sent: int = 0, lost: int = 0, times: int = 1
+    ) -> None:
         for _ in range(times):
             self._beat += 1
             self._kib += round(kib_per_s / 5)
@@ -33,7 +35,9 @@ class Link:
             arrival_us = now_us + round((SKEW_S + BASE_S + queue_s) * 1e6)
             t1_us = now_us + round(SKEW_S * 1e6)
             kib = self._kib & 0xFFFF_FFFF
-            self.rate.note(t1_us=t1_us, received_kib=kib, echo_us=now_us, arrival_us=arrival_us, loss=loss)
+            self.rate.note(
+                t1_us=t1_us, received_kib=kib, echo_us=now_us, arrival_us=arrival_us, loss=loss, sent=sent, lost=lost
+            )
 
 
 def near(number: int, **more: object) -> Candidate:
@@ -177,6 +181,41 @@ def test_a_suspect_path_is_no_lane() -> None:
     assert set(rates(scheduler.choose(paths))) == {1, 3}
     paths[0] = replace(paths[0], suspect=True)
     assert scheduler.choose(paths).copies == 2, "its packets are doubled"
+
+
+def test_loss_counts_while_there_is_no_queue() -> None:
+    link = Link()
+    link.beat(kib_per_s=1000, sent=200, lost=2, times=50)
+    assert 0.009 < link.rate.loss < 0.01
+    link.beat(kib_per_s=0, sent=1, times=100)
+    assert link.rate.loss > 0.009, "it is remembered while the path rests"
+    link.beat(kib_per_s=1000, queue_s=0.05, sent=200, lost=60, times=20)
+    assert link.rate.loss < 0.01, "a full queue loses packets of any path"
+    link.beat(kib_per_s=1000, queue_s=0.05)
+    link.beat(kib_per_s=1000, sent=200, lost=60)
+    assert link.rate.loss < 0.01, "nor those that went while it emptied"
+    link.beat(kib_per_s=1000, sent=200, times=200)
+    assert link.rate.loss < 0.001
+
+
+def test_much_that_is_lost_once_counts_little() -> None:
+    once, often = Link(), Link()
+    once.beat(kib_per_s=1000, sent=200, lost=60)
+    often.beat(kib_per_s=1000, sent=200, lost=60, times=40)
+    assert once.rate.loss < 0.01
+    assert often.rate.loss > 0.15
+
+
+def test_while_lanes_rest_the_path_that_delivered_most_carries_all() -> None:
+    scheduler = create("aggregate", 2)
+    for beat in range(20):
+        quick = near(1, beats=beat, full=True, rate_bytes_per_s=4e5, peak_bytes_per_s=4e5, delivered_bytes_per_s=2e5)
+        broad = near(2, beats=beat, rate_bytes_per_s=1e6, peak_bytes_per_s=1e6, delivered_bytes_per_s=3e5)
+        selection = scheduler.choose([quick, broad])
+    assert not selection.lanes
+    assert [path.path for path in selection.paths] == [2]
+    selection = scheduler.choose([quick, replace(broad, suspect=True)])
+    assert [path.path for path in selection.paths] == [1]
 
 
 def test_lanes_that_do_worse_than_one_path_rest() -> None:
