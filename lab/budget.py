@@ -1,6 +1,6 @@
 """The time an attempt may take, held from outside.
 
-Owns one timer. Must not know what is attempted. When time is up the hosts of the topology at hand are ended, so that
+Owns one timer. Must not know what is attempted. When time is up the hosts of the topologies at hand are ended, so that
 whatever is waited for fails at once; whoever waited then asks ``check`` why.
 """
 
@@ -28,8 +28,8 @@ class Budget:
         self.seconds = seconds
         self._expired = threading.Event()
         self._lock = threading.Lock()
-        self._topology: Topology | None = None
-        self._timer = threading.Timer(seconds, self._expire)
+        self._topologies: list[Topology] = []
+        self._timer = threading.Timer(seconds, self.expire)
         self._timer.daemon = True
 
     @property
@@ -44,15 +44,15 @@ class Budget:
 
     @contextmanager
     def watching(self, topology: Topology) -> Iterator[None]:
-        """Inside, ``topology`` is what is ended when time is up."""
+        """Inside, ``topology`` is ended when time is up, as are others that are watched meanwhile."""
         with self._lock:
-            self._topology = topology
+            self._topologies.append(topology)
         try:
             self.check()
             yield
         finally:
             with self._lock:
-                self._topology = None
+                self._topologies.remove(topology)
 
     def wait_until(self, due: float) -> None:
         """Wait until the monotonic clock shows ``due``. Raises OverBudgetError if time is up before."""
@@ -69,8 +69,9 @@ class Budget:
         self._timer.cancel()
         self._timer.join()
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """Let time be up."""
         self._expired.set()
         with self._lock:
-            if self._topology is not None:
-                self._topology.abort()
+            for topology in self._topologies:
+                topology.abort()

@@ -33,15 +33,17 @@ def choose(
     """Return the runs that were asked for, repetition by repetition, so that tunnels take turns.
 
     A full run repeats the tunnel that a scenario is for as often as the scenario says. The others, whom nothing binds,
-    come once. Whoever says ``repeat`` says it of all.
+    come once. Whoever says ``repeat`` says it of all; of a pairing it is the number of pairs.
     """
-    most = repeat or (max((each.repetitions for each in scenarios), default=1) if full else 1)
+    if repeat is not None:
+        scenarios = [each.repeated(repeat) for each in scenarios]
+    most = max((each.repetitions for each in scenarios), default=1) if full or repeat else 1
     return [
         Run(each, tunnel, repetition, pcap)
         for repetition in range(1, most + 1)
         for each in scenarios
         for tunnel in _rotated(tunnels or (each.tunnels if full else each.tunnels[:1]), repetition)
-        if repeat or repetition == 1 or (repetition <= each.repetitions and tunnel == each.tunnels[0])
+        if repetition == 1 or (repetition <= each.repetitions and (repeat or tunnel == each.tunnels[0]))
     ]
 
 

@@ -22,6 +22,9 @@ SOCKETS = ("left-sockets", "right-sockets")
 """How soon the sockets of an end followed its addresses (lab/sockets.py), named like a probe."""
 MEETING = "meeting"
 """What a meeting found (lab/meeting.py), named like a probe."""
+PAIRING = "pairing"
+"""What a pairing found (lab/pairing.py), named like a probe; below it are its rows."""
+_EVERY_ROW = f"{PAIRING}.*."
 
 
 class Outcome(Enum):
@@ -48,8 +51,9 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 class Expectation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[[expect]]``: a figure of a probe's result, such as ``stream.lost``, and one or two bounds.
 
-    In place of a probe, ``meeting`` is what a meeting found; ``left``, ``right`` and the hosts of members are what the
-    tunnel says of itself there when all is over, such as ``left.peers.0.session.rekeys`` of Centipede.
+    In place of a probe, ``meeting`` is what a meeting found, and ``pairing.ROW`` a row of a pairing (``*`` each);
+    ``left``, ``right`` and the hosts of members are what the tunnel says of itself there when all is over, such as
+    ``left.peers.0.session.rekeys`` of Centipede.
     """
 
     figure: str
@@ -69,6 +73,14 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Whether the expectation is this tunnel's."""
         return any(tunnel == name or tunnel.startswith(f"{name}-") for name in self.tunnels)
 
+    def each(self, rows: Collection[str]) -> Iterator[Expectation]:
+        """Yield what it says of each row, if it is of ``pairing.*``; else itself."""
+        if not self.figure.startswith(_EVERY_ROW):
+            yield self
+            return
+        for row in rows:
+            yield msgspec.structs.replace(self, figure=f"{PAIRING}.{row}.{self.figure.removeprefix(_EVERY_ROW)}")
+
     def judge(self, tunnel: str, values: Mapping[str, Any]) -> Judgement:
         """Judge the results of a run, given by probe name."""
         found = read_figure(values, self.figure)
@@ -82,13 +94,23 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return Judgement(figure=self.figure, bound=self.bound, found=found, met=met, outcome=outcome)
 
     def problems(
-        self, measurements: Mapping[str, Measurement], members: Collection[str] = (), *, meeting: bool = False
+        self,
+        measurements: Mapping[str, Measurement],
+        members: Collection[str] = (),
+        *,
+        meeting: bool = False,
+        rows: Collection[str] = (),
     ) -> Iterator[str]:
-        """Yield what is wrong with it, given the scenario's probes, hosts of members, and whether it is a meeting."""
+        """Yield what is wrong with it.
+
+        Given are the scenario's probes, hosts of members, whether it is a meeting, and the rows of its pairing.
+        """
         probe, _, rest = self.figure.partition(".")
         if not self.bound:
             yield f"expect {self.figure}: give equals, at_least or at_most"
         if probe in (*STATES, *PROGRAMS, *SOCKETS) or probe in members or (meeting and probe == MEETING):
+            return
+        if probe == PAIRING and rest.partition(".")[0] in rows:
             return
         if probe not in measurements:
             yield f"expect {self.figure}: there is no probe {probe!r}"

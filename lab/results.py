@@ -23,6 +23,7 @@ from lab.expectation import Judgement, Outcome
 from lab.footprint import Footprint
 from lab.machine import Load, Machine
 from lab.meeting import MeetingRecord
+from lab.ratios import RowRecord
 from lab.sockets import SocketAccount
 from lab.tracks import PathTrack
 
@@ -131,6 +132,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     probes: dict[str, ProbeRecord] = {}
     meeting: MeetingRecord | None = None
     """What became of the pairs, if it was a meeting."""
+    pairing: dict[str, RowRecord] = {}
+    """What became of each row, if it was a pairing."""
     paths: list[PathTrack] = []
     """What became of the tunnel's paths, where it tells."""
     footprints: list[Footprint] = []

@@ -7,10 +7,12 @@ run yields exactly one result, whatever happened; a void attempt is repeated at 
 from __future__ import annotations
 
 import datetime as dt
+import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -18,14 +20,15 @@ import msgspec
 from lab.attempt import Attempt, Record, unavailable
 from lab.budget import Budget
 from lab.errors import LabError
-from lab.expectation import MEETING, Judgement, Outcome
+from lab.expectation import MEETING, PAIRING, Judgement, Outcome
 from lab.machine import Machine, load
+from lab.pairing import ATTEMPTS, Pairing, VoidPairError
+from lab.ratios import RowRecord
 from lab.results import FILE, RunResult, TunnelFacts, Verdict, dump
 from lab.scenario import Scenario
 from lab.tunnels import make_mesh, make_tunnel
 from lab.tunnels.base import Tunnel
 
-ATTEMPTS = 3
 _AROUND_S = 4.0
 """Building, waiting for traffic and taking down, about."""
 _MEETING_S = 10.0
@@ -52,7 +55,11 @@ class Run:
         """How long it takes, about, where it need not be repeated; in an emulated guest three times as long."""
         ends = [probe.at + probe.seconds for probe in self.scenario.probe]
         ends += [event.at for event in self.scenario.timeline]
-        return _AROUND_S + max(ends, default=_MEETING_S)
+        once_s = _AROUND_S + max(ends, default=_MEETING_S)
+        pairing = self.scenario.pairing
+        if pairing is None:
+            return once_s
+        return once_s * pairing.pairs * math.ceil(len(pairing.row) / pairing.at_once)
 
     def directory(self, results: Path) -> Path:
         """Where its result and its files go."""
@@ -64,6 +71,8 @@ class _Found:
     """What the attempts at a run have come to."""
 
     record: Record
+    rows: Mapping[str, RowRecord] = field(default_factory=dict)
+    """What a pairing came to."""
     failure: str | None = None
     """Why there is no whole record."""
     void: tuple[str, ...] = ()
@@ -80,8 +89,8 @@ def execute(run: Run, results: Path, machine: Machine, tell: Callable[[str], Non
     began_at = dt.datetime.now(dt.UTC)
     began = time.monotonic()
     before = load()
-    found = _attempts(run, tunnel, directory, tell)
-    verdict, reason, judgements = judge(run, found.record, found.failure, found.unavailable)
+    found = (_attempts if run.scenario.pairing is None else _pairing)(run, tunnel, directory, tell)
+    verdict, reason, judgements = judge(run, found.record, found.failure, found.unavailable, found.rows)
     if found.exhausted:
         verdict = Verdict.VOID
     attempt = Attempt(run.scenario, tunnel, directory)
@@ -107,6 +116,7 @@ def execute(run: Run, results: Path, machine: Machine, tell: Callable[[str], Non
         timeline=found.record.timeline,
         probes=found.record.probes,
         meeting=found.record.meeting,
+        pairing=dict(found.rows),
         paths=found.record.paths,
         footprints=found.record.footprints,
         sockets=found.record.sockets,
@@ -143,8 +153,24 @@ def _attempts(run: Run, tunnel: Tunnel, directory: Path, tell: Callable[[str], N
     return _Found(attempt.record, failure=f"{ATTEMPTS} attempts were void: {void[-1]}", void=void, exhausted=True)
 
 
+def _pairing(run: Run, tunnel: Tunnel, directory: Path, tell: Callable[[str], None]) -> _Found:
+    unavailable = tunnel.unavailable()
+    if unavailable is not None:
+        return _Found(Record(), unavailable=unavailable)
+    pairing = Pairing(run.scenario, lambda: make_tunnel(run.tunnel), directory, tell)
+    try:
+        with Budget(run.scenario.budget_s) as budget:
+            return _Found(Record(), pairing.hold(budget))
+    except LabError as error:
+        return _Found(Record(), failure=str(error), exhausted=isinstance(error, VoidPairError))
+
+
 def judge(
-    run: Run, record: Record, failure: str | None, unavailable: str | None
+    run: Run,
+    record: Record,
+    failure: str | None,
+    unavailable: str | None,
+    rows: Mapping[str, RowRecord] = MappingProxyType({}),
 ) -> tuple[Verdict, str | None, list[Judgement]]:
     """Return the verdict on a record, the reason if it needs one, and the judgement of each expectation."""
     if unavailable is not None:
@@ -155,6 +181,7 @@ def judge(
     values.update({name: probe.result for name, probe in record.probes.items() if probe.result is not None})
     if record.meeting is not None:
         values[MEETING] = msgspec.to_builtins(record.meeting)
+    values[PAIRING] = msgspec.to_builtins(dict(rows))
     judgements = [expectation.judge(run.tunnel, values) for expectation in run.scenario.expect]
     bound = any(expectation.binds(run.tunnel) for expectation in run.scenario.expect)
     errors = [f"{name}: {probe.error}" for name, probe in record.probes.items() if probe.error is not None]

@@ -26,7 +26,7 @@ from lab.errors import LabError
 from lab.expectation import Expectation
 from lab.impairment import Backend, Impairment
 from lab.link import INTERFACE_NAME_MAX, Address, EndPlan, Interface, LinkPlan
-from lab.measurement import AnyMeasurement, Look, Onlook
+from lab.measurement import AnyMeasurement, Look, Measurement, Onlook
 from lab.nat import NatKind, NatPlan
 from lab.timeline import AnyEvent, LinkChange, ProcessEvent
 from lab.topology import HostPlan, Plan, RoutePlan
@@ -169,6 +169,28 @@ class MeetingModel(_Model, frozen=True):
     right: tuple[str, ...]
 
 
+class RowModel(_Model, frozen=True):
+    """``[[pairing.row]]``: links of one kind."""
+
+    name: str
+    links: Mapping[str, Impairment] = {}
+    """What happens to frames in both directions, by link; of those that are not named, what the file says."""
+
+
+class PairingModel(_Model, frozen=True):
+    """``[pairing]``: the tunnel beside the same over each of its links alone, row by row (lab/pairing.py)."""
+
+    row: tuple[RowModel, ...]
+    figure: str
+    """What of the probes' is compared, such as ``transfer.bits_per_second``."""
+    pairs: int = 5
+    """How often each row is measured; the median of the ratios counts."""
+    at_once: int = 1
+    """Rows that are measured side by side."""
+    scheduler: Literal["adaptive", "redundant", "fastest", "aggregate"] = "fastest"
+    """That of a tunnel with one link."""
+
+
 class Scenario(_Model, frozen=True, dict=True):
     """A whole file. ``name`` is its stem."""
 
@@ -187,6 +209,7 @@ class Scenario(_Model, frozen=True, dict=True):
     route: tuple[RouteModel, ...] = ()
     nat: tuple[NatModel, ...] = ()
     meeting: MeetingModel | None = None
+    pairing: PairingModel | None = None
     tunnels: tuple[str, ...] = ("centipede", "plain", "wireguard-go", "wireguard-kernel")
     """Whom it is run against in a full run; the first is the one it is for."""
     seed: int = 1
@@ -265,6 +288,17 @@ class Scenario(_Model, frozen=True, dict=True):
         """Return the address at which a machine talks with the other members, None without a cluster."""
         found = self.addresses.get((machine.channel or "", machine.host), ())
         return next((each.ip for each in found if each.version == 4), None)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The names of a pairing's rows."""
+        return () if self.pairing is None else tuple(row.name for row in self.pairing.row)
+
+    def repeated(self, times: int) -> Scenario:
+        """Return the scenario with so many repetitions, or, if it is a pairing, pairs."""
+        if self.pairing is None:
+            return msgspec.structs.replace(self, repetitions=times)
+        return msgspec.structs.replace(self, repetitions=1, pairing=msgspec.structs.replace(self.pairing, pairs=times))
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -386,8 +420,30 @@ class Scenario(_Model, frozen=True, dict=True):
         yield from (
             problem
             for expectation in self.expect
-            for problem in expectation.problems(measurements, self.members, meeting=self.meeting is not None)
+            for problem in expectation.problems(
+                measurements, self.members, meeting=self.meeting is not None, rows=self.rows
+            )
         )
+        if self.pairing is not None:
+            yield from self._pairing_problems(self.pairing, links, measurements)
+
+    def _pairing_problems(
+        self, pairing: PairingModel, links: Mapping[str, LinkModel], measurements: Mapping[str, Measurement]
+    ) -> Iterator[str]:
+        if not self.rows or len(set(self.rows)) < len(self.rows):
+            yield "pairing: there are no rows, or two have one name"
+        if min(pairing.pairs, pairing.at_once) < 1:
+            yield "pairing: pairs and at_once must be at least 1"
+        if self.tunnel.left.links != self.tunnel.right.links:
+            yield "pairing: both ends of the tunnel must have the same links"
+        if pairing.figure.partition(".")[0] not in measurements:
+            yield f"pairing: there is no probe for {pairing.figure!r}"
+        for row in pairing.row:
+            if not row.name.replace("-", "").isalnum():
+                yield f"pairing: row {row.name!r}: letters, digits and hyphens"
+            yield from (
+                f"pairing: row {row.name}: there is no link {name!r}" for name in row.links if name not in links
+            )
 
     def _tunnel_problems(self, hosts: list[str], links: Mapping[str, LinkModel]) -> Iterator[str]:
         for side in ("left", "right"):
@@ -490,7 +546,8 @@ def parse(text: str, *, name: str) -> Scenario:
     timeline = [each for event in scenario.timeline for each in event.each()]
     if scenario.weather is not None:
         timeline += _weather(scenario, scenario.weather)
-    scenario = msgspec.structs.replace(scenario, timeline=tuple(timeline))
+    expect = tuple(each for expectation in scenario.expect for each in expectation.each(scenario.rows))
+    scenario = msgspec.structs.replace(scenario, timeline=tuple(timeline), expect=expect)
     problems = list(scenario.problems())
     if problems:
         raise LabError(f"scenario {name}: {'; '.join(problems)}")

@@ -451,7 +451,7 @@ class Path:
         self.beats += 1
 
     def _measure_loss(self, echoed: _Beat, received: int) -> tuple[int, int]:
-        """Take the counts; returns how many packets were sent since those before, and arrived: 0 if that is not known."""
+        """Take the counts; returns how many were sent since those before, and arrived; 0 if that is not known."""
         last = self._measured
         if last is not None and echoed.t1_us <= last[0]:
             return 0, 0

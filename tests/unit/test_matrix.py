@@ -15,6 +15,8 @@ from click.testing import CliRunner
 from lab import cli, matrix, results
 from lab.errors import LabError
 from lab.meeting import MeetingRecord, PairRecord
+from lab.ratios import PairRecord as Pair
+from lab.ratios import RowRecord
 from lab.results import RunResult, Verdict
 from tests.unit.runs import MACHINE, cut, judgement, run
 
@@ -209,6 +211,15 @@ def test_the_command_says_what_is_wrong_in_one_sentence(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli.cli, ["report", str(tmp_path)])
     assert done.exit_code == 1
     assert done.output == f"Error: there are no results of scenarios in {tmp_path}\n"
+
+
+def test_a_pairing_is_told_row_by_row(tmp_path: Path) -> None:
+    pairs = [Pair.of(together, {"near": 10.0, "far": 4.0}) for together in (12.0, 9.5, 11.0)]
+    found = msgspec.structs.replace(run(), pairing={"slow": RowRecord.of(pairs)})
+    page = matrix.write_report(store(tmp_path, found)).read_text()
+    assert '<td>slow</td><td class="number">1.100</td>' in page
+    assert "1.200, 0.950, 1.100" in page
+    assert "Only far" in page
 
 
 def test_a_meeting_is_told_pair_by_pair(tmp_path: Path) -> None:
