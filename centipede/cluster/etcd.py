@@ -21,7 +21,9 @@ _TIMEOUT_S = 3.0
 _LARGEST_BYTES = 1 << 24
 """Of an answer. A record has less than 2 KiB, and no request asks for more than MOST_RECORDS of them."""
 MOST_RECORDS = 1024
-_ERROR_CHARACTERS = 120
+_REFUSALS = ("SSLV3_ALERT_BAD_CERTIFICATE", "TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_UNKNOWN_CA")
+"""What a store says, by its age, to a member with a certificate of no use or with none."""
+_ERROR_CHARACTERS = 200
 
 
 class StoreError(Exception):
@@ -139,7 +141,7 @@ class Etcd:
         try:
             if self._connection is None:
                 self._connection = self._open(endpoint)
-            self._connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            _send(self._connection, path, json.dumps(body))
             response = self._connection.getresponse()
             data = response.read(_LARGEST_BYTES + 1)
             if len(data) > _LARGEST_BYTES:
@@ -152,7 +154,7 @@ class Etcd:
         except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             self.close()
             self._endpoints = [*self._endpoints[1:], endpoint]
-            words = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+            words = " ".join(_words(error).split())
             raise StoreError(f"{endpoint}: {words[:_ERROR_CHARACTERS]}") from None
         return answer
 
@@ -161,6 +163,26 @@ class Etcd:
         if parts.scheme == "https":
             return http.client.HTTPSConnection(parts.netloc, timeout=_TIMEOUT_S, context=self._context)
         return http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT_S)
+
+
+def _send(connection: http.client.HTTPConnection, path: str, body: str) -> None:
+    try:
+        connection.request("POST", path, body, {"Content-Type": "application/json"})
+    except OSError:
+        if isinstance(connection.sock, ssl.SSLSocket):
+            connection.sock.recv(1)  # raises what the store said before it closed the connection
+        raise
+
+
+def _words(error: Exception) -> str:
+    """What went wrong; what to do about it, where that is known."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate does not pass: {error.verify_message}; check ca_file and the address in endpoints"
+    if isinstance(error, ssl.SSLError) and error.reason in _REFUSALS:
+        return "it wants a certificate that it knows; check cert_file and key_file"
+    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+        return "it does not speak TLS; check the port in endpoints, or write http"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _put(key: str, value: bytes, lease: int) -> dict[str, Any]:
