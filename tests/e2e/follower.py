@@ -35,6 +35,18 @@ sys.stderr.write(errors)
 sys.exit(status)
 """
 
+_SYSTEMCTL = """#!/bin/sh
+set -eua
+test "$*" = "restart etcd"
+ETCD_NAME=$(hostname)
+ETCD_DATA_DIR=/var/lib/etcd/default
+. /etc/default/etcd
+log=/run/etcd.log
+setsid setpriv --reuid etcd --regid etcd --clear-groups etcd >$log 2>&1 </dev/null &
+ready="until grep -q 'ready to serve' $log; do sleep 0.05; done"
+timeout 20 sh -c "$ready" || { cat $log >&2; exit 1; }
+"""
+
 
 class Follower:
     """Somebody who types the page's commands on one host."""
@@ -60,6 +72,12 @@ class Follower:
         program.write_text(_SSH.format(python=sys.executable, address=str(address)))
         program.chmod(0o755)
 
+    def provide_etcd_service(self) -> None:
+        """Let ``systemctl restart etcd`` do what Debian's unit does."""
+        program = self._program.parent / "systemctl"
+        program.write_text(_SYSTEMCTL)
+        program.chmod(0o755)
+
     def _shell(self, commands: str) -> list[str]:
         overlays = "".join(map(self._overlay, ("/etc", "/var/lib")))
         script = f"set -e; {overlays}PATH={self._program.parent}:$PATH; cd /\n{commands}"
@@ -73,13 +91,16 @@ class Follower:
         return f"mkdir -p {upper} {work}; mount -t overlay overlay -o {options} {top}; "
 
 
-def follow(page: Path, followers: Mapping[str, Follower]) -> Iterator[tuple[str, str, str]]:
+def follow(page: Path, followers: Mapping[str, Follower], until: str = "") -> Iterator[tuple[str, str, str]]:
     """Type all blocks of a page; after each, yield the host, the commands and what they printed.
 
-    The key a host printed is pasted where the page says so.
+    The key a host printed is pasted where the page says so. ``until`` is a heading at which the page is left; empty for
+    its end.
     """
     printed: dict[str, str] = {}
-    for hosts, commands in BLOCK.findall(page.read_text()):
+    text = page.read_text()
+    end = text.index(until) if until else None
+    for hosts, commands in BLOCK.findall(text[:end]):
         for name in hosts.split():
             out = followers[name].type(_PASTED.sub(lambda match: printed[match[1]], commands))
             if (key := _KEY.search(out)) and "pubkey" in commands:
