@@ -42,6 +42,7 @@ from centipede.protocol.migration import OFFER_LIFE_S
 from centipede.protocol.node import Node
 from centipede.protocol.session import HEADER_BYTES
 from centipede.protocol.table import Event, Run
+from centipede.system.clone import CloneWatch
 from centipede.system.detour import MARK
 from centipede.system.links import Change, LinkAddress, Links, LinkWatch
 from centipede.system.memory import forbid_core_dumps, lock_memory
@@ -79,6 +80,7 @@ class Daemon:
     """One tunnel, from its interface's coming up to its going down."""
 
     _selector: selectors.BaseSelector
+    _clones: CloneWatch
     _engine: Engine
     _kind: engines.EngineKind
     _node: Node
@@ -153,6 +155,8 @@ class Daemon:
             self._engine = self._open_engine(stack)
             self._links = stack.enter_context(Links())
             self._tunnel = Tunnel(self._links, config, self._warn_once)
+        self._clones = stack.enter_context(CloneWatch())
+        self._watch_for(self._clones, lambda: None)  # it is asked first of all
         watch = stack.enter_context(LinkWatch())  # before the addresses are read, or a change in between is missed
         self._watch_for(watch, lambda: self._take_links(watch))
         self._listening = Listening(self._engine, config.listen, config.name, config.mark or MARK)
@@ -214,16 +218,7 @@ class Daemon:
         )
         if cluster is not None and self._channel is not None:
             self._node.set_weight(cluster.weight, now)
-            self._channel.join(
-                self._node,
-                self._config.identity,
-                cluster.member,
-                cluster.of,
-                run.k,
-                cluster.members,
-                secrets.token_bytes,
-                self._store,
-            )
+            self._join(self._channel, cluster)
             channel = self._channel
             self._watch_for(channel, lambda: channel.receive(time.monotonic()))
         self._node.set_tunnelled(self._tunnelled, now)
@@ -235,6 +230,11 @@ class Daemon:
         self._engine.start()
         self._carry_out()
 
+    def _join(self, channel: Channel, cluster: ClusterConfig) -> None:
+        k = (self._engine.workers - 1).bit_length()
+        identity, random = self._config.identity, secrets.token_bytes
+        channel.join(self._node, identity, cluster.member, cluster.of, k, cluster.members, random, self._store)
+
     # Serving.
 
     def _loop(self) -> None:
@@ -243,9 +243,22 @@ class Daemon:
             if self._channel is not None:
                 due = min(due, self._channel.next_timer)
             timeout = None if due == math.inf else max(0.0, due - time.monotonic())
-            for key, _ in self._selector.select(timeout):
+            ready = self._selector.select(timeout)
+            if (sign := self._clones.take()) is not None:  # before anything else is said
+                self._fence(sign)
+            for key, _ in ready:
                 key.data()
             self._step()
+
+    def _fence(self, sign: str) -> None:
+        """Begin anew with all peers and members: a copy of this machine may use the nonces that come next."""
+        now = time.monotonic()
+        self._node.fence(now)
+        self._carry_out()
+        log.warning("%s: all sessions begin anew", sign)
+        self._point(self._config.peers, now)
+        if self._channel is not None and self._config.cluster is not None:
+            self._join(self._channel, self._config.cluster)
 
     def _step(self) -> None:
         self._node.observe(self._engine.counters())

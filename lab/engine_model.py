@@ -61,6 +61,8 @@ class EngineModel:
     def apply(self, table: ForwardingTable) -> None:
         if table.generation <= self._table.generation:
             raise InvariantError(f"table {table.generation} after {self._table.generation}")
+        if [peer.peer for peer in table.peers] != [peer.peer for peer in self._table.peers]:
+            self._waiting.clear()  # they waited for a peer that is no more
         self._table = table
         numbers = {session.session for session in table.sessions}
         for session in table.sessions:

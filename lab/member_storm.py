@@ -2,7 +2,8 @@
 
 Three machines of one identity serve a client that knows one peer (docs/protocol.md "Handing over"). Exports pass
 between them over a channel that a partition cuts, so that some are lost; some come twice; processes die and begin anew.
-In half of the storms the session's home, which may grant shards, dies for good.
+In half of the storms the session's home, which may grant shards, dies for good. In half of them machines, the client
+too, are put back to what they were a while ago: all of a machine, which it notices, or what it keeps on disk.
 
 Checked all the time, over all machines together: no two datagrams are sealed with one key and nonce, no packet is
 delivered twice. Checked at the end: the client reaches the identity again within ``RECONNECT_S``, as its one peer; and
@@ -23,7 +24,7 @@ from centipede.protocol.leave import patience_s
 from centipede.protocol.node import PeerSpec
 from centipede.protocol.timing import Timing
 from lab.promises import InvariantError
-from lab.world_model import PORT, Machine, Uplink, Weather, World
+from lab.world_model import PORT, Machine, Snapshot, Uplink, Weather, World
 
 RECONNECT_S = 6.0
 """Time in which the client finds a machine that answers it."""
@@ -43,7 +44,10 @@ class Members(World):
 
 
 class MemberStorm:
-    """One seeded run. ``moved`` counts the exports that were imported, ``refused`` what was not, by its reason."""
+    """One seeded run. ``moved`` counts the exports that were imported, ``refused`` what was not, by its reason.
+
+    ``restored`` counts how often a machine went on from a snapshot.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -54,6 +58,8 @@ class MemberStorm:
         self._dice = random.Random(f"members {seed}")
         self._cut: set[frozenset[str]] = set()
         self._exports: list[tuple[Machine, bytes]] = []
+        self._snapshots: list[tuple[Machine, Snapshot]] = []
+        self.restored = 0
         self.client = self._machine("client", 1, 1)
         self.servers = [self._machine(f"member {number}", 2, number + 1) for number in range(1, _SERVERS + 1)]
         known = PeerSpec(self.servers[0].identity.public, "peer")
@@ -86,6 +92,8 @@ class MemberStorm:
             world.send_packets(machine, 0.1, _NEVER)
         strikes: list[Callable[[], None]] = [self._hand_over] * 4
         strikes += [self._partition, self._import_again, self._change_weather, self._replay, self._restart]
+        if dice.random() < 0.5:
+            strikes += [self._take_snapshot, self._take_snapshot, self._restore, self._restore_disk]
         death = dice.choice((dice.uniform(0, STORM_S), _NEVER))
         moment = 1.0
         while moment < STORM_S:
@@ -97,6 +105,7 @@ class MemberStorm:
         world.clock.run_until(STORM_S)
         for machine in self._alive():
             machine.uplinks[0].up, machine.uplinks[0].down = Weather(), Weather()
+            machine.wall_s = 0.0
         bound_s = self._bound_s()
         world.clock.run_until(STORM_S + bound_s + CALM_S)
         reconnected_s = self._reconnected() - STORM_S
@@ -176,6 +185,27 @@ class MemberStorm:
 
     def _restart(self) -> None:
         self._dice.choice(self.servers).restart(keep_record=True, bye=False)
+
+    def _take_snapshot(self) -> None:
+        machine = self._dice.choice(self._alive())
+        self._snapshots.append((machine, machine.snapshot()))
+
+    def _restore(self) -> None:
+        """A machine goes on from a snapshot, of which there may be several uses."""
+        usable = [(machine, snapshot) for machine, snapshot in self._snapshots if machine is not self.died]
+        if usable:
+            machine, snapshot = self._dice.choice(usable)
+            machine.restore(snapshot)
+            self.restored += 1
+
+    def _restore_disk(self) -> None:
+        """A process begins anew with the record of a while ago."""
+        usable = [(machine, snapshot) for machine, snapshot in self._snapshots if machine is not self.died]
+        if usable:
+            machine, snapshot = self._dice.choice(usable)
+            machine.record = snapshot.record
+            self.world.promises.forget_floor(machine.name)
+            machine.restart(keep_record=True, bye=False)
 
     def _change_weather(self) -> None:
         dice = self._dice

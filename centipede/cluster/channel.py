@@ -81,7 +81,12 @@ class Channel:
         random: Callable[[int], bytes],
         store: StorePlan | None = None,
     ) -> None:
-        """Begin to share the sessions of ``node``, whose run has 2^k shards; a ``store`` tells of further members."""
+        """Begin to share the sessions of ``node``, whose run has 2^k shards; a ``store`` tells of further members.
+
+        Done again, it begins a new life: nothing of the one before is left.
+        """
+        if self.directory is not None:
+            self.directory.close()
         self._sessions = _Sessions(node)
         secret = identity.derive(_PURPOSE)
         life = random(LIFE_BYTES)

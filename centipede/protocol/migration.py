@@ -105,6 +105,11 @@ class Migration:
         for name in [name for name, waiting in self._open.items() if now >= waiting.until]:
             self._drop(name)
 
+    def clear(self) -> None:
+        """Erase all of them."""
+        for name in tuple(self._open):
+            self._drop(name)
+
     def expires_at(self) -> float:
         """When :meth:`expire` has something to do."""
         return min((waiting.until for waiting in self._open.values()), default=float("inf"))

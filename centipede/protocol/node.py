@@ -109,11 +109,15 @@ class Node:
 
     def remove_peer(self, public_key: PublicKey, now: float) -> None:
         """Say bye to a peer and forget it. KeyError if there is none."""
+        self._peers[public_key].close(now)
+        self._drop(public_key)
+        self._context.records.pop(public_key, None)
+
+    def _drop(self, public_key: PublicKey) -> None:
+        """End a peer, and what others could find of it."""
         peer = self._peers.pop(public_key)
         del self._numbered[peer.number]
-        peer.close(now)
         peer.clear()
-        self._context.records.pop(public_key, None)
         self._touched.discard(peer.number)
         self._timers.pop(peer.number, None)
         self._largest.pop(peer.number, None)
@@ -125,6 +129,18 @@ class Node:
         peer = self._peers[spec.public_key]
         peer.replace_spec(spec, now)
         self._touch(peer, now)
+
+    def fence(self, now: float) -> None:
+        """Begin anew without a word, as a restarted process would: whatever was secret here may be in use elsewhere.
+
+        All sessions, attempts, offers and what was about to be sent are gone. Peers keep their records alone: where
+        they can be found is to be said again.
+        """
+        self._migration.clear()
+        self._context.datagrams.clear()
+        for public_key, peer in tuple(self._peers.items()):
+            self._drop(public_key)
+            self.add_peer(peer.spec, peer.record, now)
 
     def set_locals(self, locals_: Sequence[Endpoint], now: float, chosen: Collection[Endpoint] = ()) -> None:
         """Say which local addresses the engine serves; at most 8 are used.

@@ -1,10 +1,11 @@
-"""Seeded storms over machines that share one identity, and a mutant that grants shards twice."""
+"""Seeded storms over machines that share one identity, and mutants they must find."""
 
 from __future__ import annotations
 
 import pytest
 
 from centipede.protocol.grant import Grant
+from centipede.protocol.node import Node
 from lab.member_storm import MemberStorm
 from lab.promises import InvariantError
 
@@ -23,6 +24,7 @@ def test_sessions_move_in_these_storms() -> None:
         storm.run()
     assert sum(storm.moved for storm in storms) > 15
     assert any("can be imported once" in reason for storm in storms for reason in storm.refused)
+    assert sum(storm.restored for storm in storms) > 5
     assert {storm.died is None for storm in storms} == {True, False}
 
 
@@ -34,6 +36,12 @@ def test_shards_granted_twice_are_found(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(Grant, "cut", cut)
     with pytest.raises(InvariantError, match="with one key and nonce"):
+        run_storms()
+
+
+def test_machines_that_do_not_notice_that_they_were_put_back_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Node, "fence", lambda *_: None)
+    with pytest.raises(InvariantError, match=r"with one key and nonce|was given packet .* twice"):
         run_storms()
 
 

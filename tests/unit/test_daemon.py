@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from centipede.protocol.spec import Network, PeerRecord, PeerSpec
 from centipede.protocol.status import NodeStatus
 from centipede.protocol.table import Event, ForwardingTable, Resumed, Run
 from centipede.protocol.timing import Timing
+from centipede.system.clone import CloneWatch
 from centipede.system.links import LinkAddress, LinkPlan
 from centipede.system.state import StateFile
 from centipede.system.tun import Tun
@@ -81,6 +83,9 @@ class PlayedNode:
 
     def replace_peer(self, spec: PeerSpec, now: float) -> None:
         self.stage.note(f"replace {spec.name}")
+
+    def fence(self, now: float) -> None:
+        self.stage.note("fence")
 
     def set_locals(self, locals_: Sequence[Endpoint], now: float, chosen: Sequence[Endpoint]) -> None:
         self.stage.note(f"locals {' '.join(map(str, locals_))}")
@@ -322,6 +327,27 @@ def test_coming_up_and_going_down(stage: Stage, tmp_path: Path) -> None:
         "engine closed",
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_machine_that_may_be_a_copy_begins_anew(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kernel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    theirs.setblocking(False)
+    monkeypatch.setattr(module, "CloneWatch", lambda: CloneWatch(events=lambda: theirs))
+
+    def act(client: ControlClient) -> None:
+        stage.effects = [Effects(table=ForwardingTable(2, Run()))]
+        kernel.send(b"change@/devices/x\0NEW_VMGENID=1\0")
+        while "fence" not in stage.happened:
+            client.request(Show())
+
+    with kernel:
+        play(tmp_path, act)
+    happened = [each for each in stage.happened if each != "observe"]
+    begin = happened.index("fence")
+    assert happened[begin : begin + 3] == ["fence", "table 2", "endpoints 198.51.100.7:7"]
+    assert "restored from a snapshot, or cloned: all sessions begin anew" in caplog.text
 
 
 def test_effects_are_carried_out_in_their_order(
