@@ -75,6 +75,13 @@ def sanitize(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The pages alone: links, shown configurations, cited sections; walk-throughs are followed to the letter."""
+    prepare(session)
+    pytest(session, "tests/unit/test_pages.py", *map(str, ROOT.glob("tests/e2e/test_*_page.py")), *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Formatting, lint, types and spelling."""
     prepare(session, "lint")

@@ -288,14 +288,14 @@ class Daemon:
     def _carry_out(self) -> None:
         """Carry the node's effects out, in the order of their fields."""
         effects = self._node.take_effects()
-        if effects.records:
-            self._state.save(effects.records)
         if effects.table is not None:
             self._engine.apply(effects.table)
             self._tunnel.detour(effects.table)  # before anything is sent there
             if not self._names.empty:  # a path that answers no more has changed the table
                 now = time.monotonic()
                 self._names.note_silent(self._silent_names(now), now)
+        if effects.records:
+            self._state.save(effects.records)
         if effects.mtu is not None:
             self._tunnel.fit(effects.mtu)
         for datagram in effects.datagrams:

@@ -311,11 +311,11 @@ class Machine:
 
     def _carry_out(self) -> None:
         effects = self.node.take_effects()
+        if effects.table is not None:
+            self.engine.apply(effects.table)
         for record in effects.records:
             self.record = record
         self.news.update(effects.news)
-        if effects.table is not None:
-            self.engine.apply(effects.table)
         self.mtu = effects.mtu or self.mtu
         for datagram in effects.datagrams:
             self._transmit(datagram.local, datagram.remote, datagram.data)

@@ -36,14 +36,14 @@ class LogLine:
 class Effects:
     """Carried out from the first field to the last.
 
-    A record is on disk before the Initiate it numbers leaves; a table is applied before the datagram that makes the
-    peer use it.
+    A table is applied before the datagram that makes the peer use it, and no packet waits for a disk; a record is on
+    disk before the Initiate it numbers leaves.
     """
 
-    records: tuple[PeerRecord, ...] = ()
-    """Each replaces the stored record of its peer."""
     table: ForwardingTable | None = None
     """None: the one before stays."""
+    records: tuple[PeerRecord, ...] = ()
+    """Each replaces the stored record of its peer."""
     mtu: int | None = None
     """Inner MTU that all usable paths carry; None: as before."""
     datagrams: tuple[Outgoing, ...] = ()

@@ -355,8 +355,8 @@ class Node:
         context = self._context
         mtu = self._next_mtu()
         effects = Effects(
-            records=tuple(context.records.values()),
             table=self._next_table(),
+            records=tuple(context.records.values()),
             mtu=mtu,
             datagrams=tuple(context.datagrams),
             log=tuple(context.log),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import select
+import threading
 
 import pytest
 
@@ -149,6 +150,9 @@ def test_the_resolver_answers_through_its_descriptor() -> None:
             ready, _, _ = select.select([resolver], [], [], 10.0)
             assert ready
             answers += resolver.answers()
+    for thread in threading.enumerate():
+        if thread.name == "resolver":
+            thread.join(10.0)  # it closes its descriptor, which tests that count them would miss
     assert answers == [Answer("known", 7, (Endpoint("192.0.2.1", 7),)), Answer("unknown", 8, error="no")]
 
 
