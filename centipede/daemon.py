@@ -41,7 +41,7 @@ from centipede.protocol.armour import armour, unarmour
 from centipede.protocol.migration import OFFER_LIFE_S
 from centipede.protocol.node import Node
 from centipede.protocol.session import HEADER_BYTES
-from centipede.protocol.table import Event, Run
+from centipede.protocol.table import Event, Foreign, Run
 from centipede.system.clone import CloneWatch
 from centipede.system.detour import MARK
 from centipede.system.links import Change, LinkAddress, Links, LinkWatch
@@ -232,8 +232,8 @@ class Daemon:
 
     def _join(self, channel: Channel, cluster: ClusterConfig) -> None:
         k = (self._engine.workers - 1).bit_length()
-        identity, random = self._config.identity, secrets.token_bytes
-        channel.join(self._node, identity, cluster.member, cluster.of, k, cluster.members, random, self._store)
+        identity, random, inject = self._config.identity, secrets.token_bytes, self._engine.inject
+        channel.join(self._node, identity, cluster.member, cluster.of, k, cluster.members, random, inject, self._store)
 
     # Serving.
 
@@ -280,6 +280,8 @@ class Daemon:
             self._relocate()
 
     def _receive(self, event: Event) -> None:
+        if isinstance(event, Foreign) and self._channel is not None:
+            return self._channel.forward(event.data, time.monotonic())
         try:
             self._node.receive(event, time.monotonic(), self._wall_ns())
         except Exception:  # the node promises not to raise; if it does, a datagram must not end the tunnel

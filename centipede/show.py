@@ -139,6 +139,10 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool = False
     refused: int = 0
     """Datagrams of the channel that did not count."""
+    forwarded: int = 0
+    """Data that came here and was another member's."""
+    received: int = 0
+    """Data that came to another member and was this one's."""
     store: Store | None = None
     """None if the members are configured."""
     members: list[ClusterMember] = []
@@ -292,6 +296,8 @@ def members(channel: Channel | None, draining: bool, now: float) -> Cluster | No
         shards=channel.run.size,
         draining=draining,
         refused=cluster.refused,
+        forwarded=cluster.forwarded,
+        received=cluster.received,
         store=None
         if directory is None
         else Store(
@@ -320,7 +326,10 @@ def _cluster(cluster: Cluster) -> str:
         run = f"shard {last}" if cluster.shards == 1 else f"shards {cluster.first_shard} to {last}"
         words.insert(0, f"{cluster.member} of {cluster.of}, {run}")
     store = [] if cluster.store is None else _store(cluster.store, cluster.member)
-    return "; ".join([*words, *(_other(each) for each in cluster.members), *store])
+    strayed = []
+    if cluster.forwarded or cluster.received:
+        strayed = [f"{cluster.forwarded} packets of others forwarded, {cluster.received} own got from them"]
+    return "; ".join([*words, *(_other(each) for each in cluster.members), *strayed, *store])
 
 
 def _store(store: Store, member: int) -> list[str]:

@@ -23,6 +23,7 @@ from centipede.protocol.table import (
     Datagram,
     Event,
     FirstData,
+    Foreign,
     ForwardingTable,
     NewRemote,
     ReceiveSession,
@@ -114,10 +115,18 @@ class EngineModel:
             received = self._paths[path.path].rx_packets if path else 0
             self._events.append(Datagram(local, remote, data, self._now(), received))
             return
-        reason = DropReason.TOO_SHORT if header is None else self._receive_data(header, local, remote, path, data)
+        pair = local, remote
+        reason = DropReason.TOO_SHORT if header is None else self._receive_data(header, pair, path, data)
         if reason is DropReason.UNKNOWN_SHARD:
             self._unheard.append((came, local, remote, data))
         elif reason is not None:
+            self._drops[reason] = self._drops.get(reason, 0) + 1
+
+    def inject(self, data: bytes) -> None:
+        """Data that another member forwarded."""
+        header = parse_header(data)
+        reason = DropReason.TOO_SHORT if header is None else self._receive_data(header, None, None, data)
+        if reason is not None:
             self._drops[reason] = self._drops.get(reason, 0) + 1
 
     def take_events(self) -> list[Event]:
@@ -179,13 +188,17 @@ class EngineModel:
             self._transmit(path.local, path.remote, datagram)
 
     def _receive_data(
-        self, header: Header, local: Endpoint, remote: Endpoint, path: TablePath | None, data: bytes
+        self, header: Header, came: tuple[Endpoint, Endpoint] | None, path: TablePath | None, data: bytes
     ) -> DropReason | None:
+        """``came`` is the pair of addresses that it came over; None if it was injected."""
         session = next((one for one in self._table.sessions if one.base == header.base), None)
         if session is None:
             return DropReason.UNKNOWN_SESSION
         if header.shard not in session.own:
-            return DropReason.FOREIGN_SHARD
+            if came is None or not self._table.forwards:
+                return DropReason.FOREIGN_SHARD
+            self._events.append(Foreign(data))
+            return None
         if not any(header.source in run for run in session.sources):
             return DropReason.UNKNOWN_SHARD
         window = self._windows[session.session].setdefault(header.source, Window())
@@ -199,7 +212,8 @@ class EngineModel:
             window.insert(header.counter)
         if verdict is Verdict.OLD:
             return DropReason.OLD
-        self._account(session, path, local, remote, len(data), verdict)
+        if came is not None:
+            self._account(session, path, *came, len(data), verdict)
         if verdict is Verdict.SEEN:
             return DropReason.DUPLICATE
         self.delivered.append(plaintext)

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.identity import Identity, PublicKey
 from centipede.protocol.node import Node, PeerRecord, PeerSpec
-from centipede.protocol.table import Run
+from centipede.protocol.table import Foreign, Run
 from centipede.protocol.timing import Timing
 from lab.engine_model import EngineModel
 from lab.promises import InvariantError, Promises
@@ -159,6 +159,8 @@ class Machine:
         """Packets taken from the engine so far."""
         self.news: set[PublicKey] = set()
         """Peers of which other members are to be told."""
+        self.strayed: list[bytes] = []
+        """Data that is other members'."""
         self._world = world
         self._boot_s = boot_s
         self._run = Run(0, workers.bit_length() - 1)
@@ -280,6 +282,11 @@ class Machine:
         self.engine.receive(local, remote, data)
         self._step()
 
+    def inject(self, data: bytes) -> None:
+        """Take data that came to another member."""
+        self.engine.inject(data)
+        self._step()
+
     def _set_locals(self) -> None:
         locals_ = [uplink.local for uplink in self.uplinks]
         self.node.set_locals(locals_, self.now, locals_)  # as if each were named in the configuration
@@ -293,7 +300,10 @@ class Machine:
     def _step(self) -> None:
         self.node.observe(self.engine.counters())
         for event in self.engine.take_events():
-            self.node.receive(event, self.now, self._wall_ns())
+            if isinstance(event, Foreign):
+                self.strayed.append(event.data)
+            else:
+                self.node.receive(event, self.now, self._wall_ns())
         self._carry_out()
 
     def _handle_timer(self, life: int, due: float) -> None:

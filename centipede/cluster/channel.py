@@ -1,7 +1,8 @@
 """Channel: the UDP socket over which a member talks with the others, and what ties the cluster to the daemon's node.
 
-Datagrams are sealed (message.py), so it may cross any network; it is small talk of at most a kilobyte and a half. What
-the host refuses to send is lost and said again a second later. Nothing waits for it.
+Datagrams are sealed (message.py), so it may cross any network; it is small talk of at most a kilobyte and a half, and
+data that came to the wrong member. What the host refuses to send is lost; small talk is said again a second later.
+Nothing waits for it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from centipede.protocol.node import Node
 from centipede.protocol.table import Run
 
 _PURPOSE = b"Centipede v1 cluster"
-_LARGEST_BYTES = 2048
+_LARGEST_BYTES = 65535
 _AT_ONCE = 256
 """Datagrams read before the daemon looks at anything else."""
 
@@ -79,15 +80,18 @@ class Channel:
         k: int,
         others: Sequence[Endpoint],
         random: Callable[[int], bytes],
+        inject: Callable[[bytes], object],
         store: StorePlan | None = None,
     ) -> None:
         """Begin to share the sessions of ``node``, whose run has 2^k shards; a ``store`` tells of further members.
 
-        Done again, it begins a new life: nothing of the one before is left.
+        ``inject`` takes data that came to another member. Done again, it begins a new life: nothing of the one before
+        is left.
         """
         if self.directory is not None:
             self.directory.close()
-        self._sessions = _Sessions(node)
+        self._sessions = _Sessions(node, inject)
+        node.set_forwarding()
         secret = identity.derive(_PURPOSE)
         life = random(LIFE_BYTES)
         most_lives = None if store is None else lives(of) // 2
@@ -101,6 +105,14 @@ class Channel:
         self.cluster.tell(peers)
         if self.directory is not None:
             self.directory.tell(peers)
+
+    def forward(self, datagram: bytes, now: float) -> None:
+        """Bring data to the member whose shard it names, if that can be."""
+        if self._sessions is not None:
+            reason = self.cluster.forward(datagram, now)
+            if reason is not None:
+                self._sessions.node.drops[reason] += 1
+            self._flush()
 
     @property
     def cluster(self) -> Cluster:
@@ -149,8 +161,9 @@ class Channel:
 class _Sessions:
     """The node, as the cluster sees it."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, inject: Callable[[bytes], object]) -> None:
         self.node = node
+        self._inject = inject
         self.now = float("-inf")
 
     def share(
@@ -167,3 +180,6 @@ class _Sessions:
 
     def absorb(self, handover: Handover) -> None:
         self.node.absorb(handover, self.now)
+
+    def inject(self, datagram: bytes) -> None:
+        self._inject(datagram)

@@ -2,7 +2,8 @@
 
 Pure: gets the time and datagrams, gives datagrams. Each second every member says HELLO to the others. The member that
 made a session tells it to each other at once, and again each second until that has acknowledged. Timestamps go the same
-way: the greatest wins. A member that comes, or comes back, is told everything.
+way: the greatest wins. A member that comes, or comes back, is told everything. Data that came to the wrong member goes
+on to the one whose shard it names, once and no faster than a bucket allows.
 
 Nothing here is waited for: a member that hears nobody serves what it has, and renews it.
 
@@ -17,13 +18,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from centipede.cluster.grants import Grants
-from centipede.cluster.message import ACK, HELLO, LIFE_BYTES, NO_LIFE, STATE, Message
+from centipede.cluster.grants import Grants, owner
+from centipede.cluster.message import ACK, DATA, HELLO, LIFE_BYTES, NO_LIFE, STATE, Message
 from centipede.errors import HandoverError
+from centipede.protocol.bucket import Bucket
+from centipede.protocol.drops import DropReason
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handover import MOST_SESSIONS, Handover
 from centipede.protocol.identity import KEY_BYTES, PublicKey
-from centipede.protocol.session import LARGEST_K
+from centipede.protocol.session import LARGEST_K, parse_header
 from centipede.protocol.wire import ADDRESS_BYTES, MOST_ADDRESSES, decode_address, encode_address
 
 HELLO_S = 1.0
@@ -35,6 +38,9 @@ _MOST_AT_ONCE = 64
 _FORGET_S = 600.0
 """Longer than any session lives."""
 _MOST_LIVES = 64
+FORWARDS_PER_S = 5000
+FORWARDS_AT_ONCE = 1000
+"""Data that goes on to other members: what comes while a client learns whose an address is now, not all there is."""
 
 _HELLO = struct.Struct(">BBxx")
 _STATE = struct.Struct(">B7xQ")
@@ -51,6 +57,9 @@ class Sessions(Protocol):
 
     def absorb(self, handover: Handover) -> None:
         """Serve what another member told."""
+
+    def inject(self, datagram: bytes) -> None:
+        """Receive data that another member forwarded."""
 
 
 @dataclass(slots=True)
@@ -96,12 +105,17 @@ class Cluster:
         self.members = [Member(address) for address in others]
         self.refused = 0
         """Datagrams that were not authentic, not new, not to this life, or made no sense."""
+        self.forwarded = 0
+        """Data that came here and went on to another member."""
+        self.received = 0
+        """Data that others forwarded here."""
         self.next_timer = float("-inf")
         self._secret = secret
         self._k = k
         self._life = life
         self._sessions = sessions
         self._grants = Grants(of, most_lives)
+        self._forwards = Bucket(FORWARDS_PER_S, FORWARDS_AT_ONCE)
         self._outer: tuple[Endpoint, ...] = ()
         self._peers: set[PublicKey] = set()
         self._counter = 0
@@ -155,10 +169,27 @@ class Cluster:
     def is_heard(self, member: Member, now: float) -> bool:
         return now < member.heard_at + SILENT_S
 
+    def forward(self, datagram: bytes, now: float) -> DropReason | None:
+        """Send data on to the member whose shard it names, as it is. Returns why that cannot be."""
+        header = parse_header(datagram)
+        number = None if header is None else owner(header.shard, self.of)
+        member = next((each for each in self.members if each.number == number and self.is_heard(each, now)), None)
+        if number is None or member is None:
+            return DropReason.FOREIGN_SHARD
+        if not self._forwards.take(now):
+            return DropReason.FORWARD_LIMITED
+        self.forwarded += 1
+        self._send(member, DATA, datagram)
+        return None
+
     def receive(self, source: Endpoint, data: bytes, now: float) -> None:
         """Take a datagram of the channel. Never raises."""
         member = next((each for each in self.members if each.address == source), None)
         message = Message.open(self._secret, data) if member is not None else None
+        if member is not None and message is not None and message.kind == DATA and self._is_data(member, message):
+            self.received += 1
+            self._sessions.inject(message.body)
+            return
         if member is None or message is None or not self._counts(member, message, now):
             self.refused += 1
             return
@@ -190,6 +221,11 @@ class Cluster:
         """Datagrams to send."""
         datagrams, self._datagrams = self._datagrams, []
         return datagrams
+
+    def _is_data(self, member: Member, message: Message) -> bool:
+        """Whether this is data of a member that is known, for this life. It has a replay window: order is no matter."""
+        header = parse_header(message.body)
+        return header is not None and not header.control and message.life == member.life and message.to == self._life
 
     def _counts(self, member: Member, message: Message, now: float) -> bool:
         if message.member == self.member or message.of != self.of or not 1 <= message.member <= self.of:

@@ -31,6 +31,11 @@ def slot(member: int, of: int, life: int, k: int) -> Run | None:
     return Run(first, k) if first < SLOTS_END else None
 
 
+def owner(shard: int, of: int) -> int | None:
+    """Which member of so many a shard is, whoever made the session and whichever life; None if no slot holds it."""
+    return shard // SLOT_SHARDS % of + 1 if shard < SLOTS_END else None
+
+
 class Grants:
     """What one member granted of the sessions it made."""
 

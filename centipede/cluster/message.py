@@ -9,6 +9,7 @@
 HELLO 1   0 1 k of the sender's run   1 1 count of addresses   2 2 zero   4 n count x 20: where peers may find it
 STATE 2   0 1 count of sessions       1 7 zero   8 8 revision   16 n a handover, see protocol/handover.py
 ACK   3   0 8 revision   8 32 the peer
+DATA  4   0 n data that came to the wrong member, as it came
 ```
 
 docs/protocol.md "A cluster". A life is 16 random bytes, drawn when the daemon starts. Each life seals under a key of
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-HELLO, STATE, ACK = 1, 2, 3
+HELLO, STATE, ACK, DATA = 1, 2, 3, 4
 LIFE_BYTES = 16
 NO_LIFE = bytes(LIFE_BYTES)
 

@@ -89,6 +89,14 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def inject(self, datagram: bytes) -> DropReason | None:
+        """Receive data that another machine forwarded, by a worker as ever, but over no path.
+
+        No path is made, confirmed or counted for because of it; it is dropped if it is for yet another machine, or from
+        a source shard that was not heard. Never blocks: returns why there is no room (and counts that), or None.
+        """
+
+    @abstractmethod
     def events(self) -> list[Event]:
         """Take all waiting events, each worker's in order. Never blocks. Clears ``event_fd``."""
 

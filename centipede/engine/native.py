@@ -28,6 +28,7 @@ from centipede.protocol.table import (
     Datagram,
     Event,
     FirstData,
+    Foreign,
     ForwardingTable,
     NewRemote,
     Resumed,
@@ -69,6 +70,7 @@ class _Kind(IntEnum):
     FIRST_DATA = 2
     NEW_REMOTE = 3
     RESUMED = 4
+    FOREIGN = 5
 
 
 _NO_INTERFACE = 0xFFFFFFFF
@@ -219,6 +221,7 @@ class NativeEngine(Engine):
                     "source_count": len(packed["sources"]) // _RUN.size,
                     "share_count": len(packed["shares"]),
                     "narrow_bytes": table.narrow_bytes,
+                    "forwards": table.forwards,
                     # from_buffer keeps the arrays alive as long as its result, and `packed` does until the end.
                     **{field: self._pointer(field, array) for field, array in packed.items()},
                 },
@@ -234,6 +237,10 @@ class NativeEngine(Engine):
         reason = self._lib.engine_send(
             self._engine, self._endpoint(local), self._endpoint(remote), datagram, len(datagram), dont_fragment
         )
+        return None if reason == -1 else DropReason(reason)
+
+    def inject(self, datagram: bytes) -> DropReason | None:
+        reason = self._lib.engine_inject(self._engine, datagram, len(datagram))
         return None if reason == -1 else DropReason(reason)
 
     def events(self) -> list[Event]:
@@ -442,6 +449,9 @@ def _unpack_events(buffer: memoryview) -> Iterator[Event]:
                 yield FirstData(number, _unpack_endpoint(local), _unpack_endpoint(remote), arrived)
             case _Kind.NEW_REMOTE:
                 yield NewRemote(number, _unpack_endpoint(local), _unpack_endpoint(remote), size, arrived)
+            case _Kind.FOREIGN:
+                start = at + _EVENT.size
+                yield Foreign(bytes(buffer[start : start + size]))
             case _Kind.RESUMED:
                 yield Resumed(number, arrived)
         at += record_bytes

@@ -56,7 +56,7 @@ from centipede.protocol.drops import DropReason
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.inner import clamp_mss, finish_inner, is_urgent, read_inner
 from centipede.protocol.session import COUNTER_LIMIT, Header, is_handshake, parse_header
-from centipede.protocol.table import Datagram, Event, FirstData, ForwardingTable, NewRemote, Resumed
+from centipede.protocol.table import Datagram, Event, FirstData, Foreign, ForwardingTable, NewRemote, Resumed
 from centipede.protocol.window import Verdict
 
 REST_AFTER_FAILURE_S = 0.1
@@ -83,7 +83,10 @@ class _Unheard(NamedTuple):
 class _Worker:
     """A thread that serves one TUN queue and one socket per local address."""
 
-    def __init__(self, index: int, tun: int, event_fd: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, index: int, tun: int, event_fd: int, clock: Callable[[], float], injected: socket.socket | None
+    ) -> None:
+        """``injected`` gives what the control thread injects; one worker has it."""
         self.tun = tun
         self.drops = list(_NO_DROPS)
         self.rings = Rings(event_fd)
@@ -95,6 +98,8 @@ class _Worker:
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector.register(self._wake_fd, selectors.EVENT_READ, partial(os.eventfd_read, self._wake_fd))
         self._selector.register(tun, selectors.EVENT_READ, self._outbound)
+        if injected is not None:
+            self._selector.register(injected, selectors.EVENT_READ, partial(self._take_injected, injected))
         self._waiting: dict[Reorder, Inlet] = {}
         """Where packets wait for those before them."""
         self._unheard: deque[_Unheard] = deque(maxlen=UNHEARD_PACKETS)
@@ -308,6 +313,21 @@ class _Worker:
             if reason is not None:
                 self.drops[reason] += 1
 
+    def _take_injected(self, sock: socket.socket) -> None:
+        """Take in a batch of what another machine forwarded."""
+        for _ in range(BATCH):
+            try:
+                datagram = sock.recv(LARGEST_PACKET)
+            except BlockingIOError:
+                return
+            header = parse_header(datagram)
+            if header is None:
+                reason: DropReason | None = DropReason.TOO_SHORT
+            else:
+                reason = self._receive(datagram, header, None, ("", 0), self._clock())
+            if reason is not None:
+                self.drops[reason] += 1
+
     def _pass_control(
         self, datagram: bytes, header: Header, local: Endpoint, remote: SocketAddress, now: float
     ) -> None:
@@ -317,20 +337,27 @@ class _Worker:
         received = 0 if path is None else path.received()
         self._tell(DropReason.CONTROL_RING_FULL, Datagram(local, endpoint_of(remote), datagram, now, received))
 
+    def _pass_foreign(self, datagram: bytes, local: Endpoint | None) -> DropReason | None:
+        """Hand data for another machine to the control thread; what was forwarded here goes no further."""
+        if local is None or not self._view.forwards:
+            return DropReason.FOREIGN_SHARD
+        self._tell(DropReason.FOREIGN_RING_FULL, Foreign(datagram))
+        return None
+
     def _receive(
-        self, datagram: bytes, header: Header, local: Endpoint, remote: SocketAddress, now: float
+        self, datagram: bytes, header: Header, local: Endpoint | None, remote: SocketAddress, now: float
     ) -> DropReason | None:
-        """Open a data packet and deliver what is in it; returns why it was not delivered."""
+        """Open a data packet and deliver what is in it; returns why it was not delivered. No local: it was injected."""
         view = self._view
         inlet = view.inlets.get(header.base)
         if inlet is None:
             return DropReason.UNKNOWN_SESSION
         if header.shard not in inlet.shards:
-            return DropReason.FOREIGN_SHARD
+            return self._pass_foreign(datagram, local)
         window = inlet.windows.get(header.source)
         if window is None:
             return DropReason.UNKNOWN_SHARD
-        path = view.paths[local].get((inlet.peer, remote))
+        path = None if local is None else view.paths[local].get((inlet.peer, remote))
         traffic = None if path is None else path.traffic[self._index]
 
         # Copies are recognised before they are opened: that saves the cipher's time, and proves nothing about the path.
@@ -351,14 +378,15 @@ class _Worker:
             return DropReason.DUPLICATE
 
         # Authentic and new: this alone may change what is known of session and path.
-        if inlet.first_data is not None:
-            self._tell_first_data(inlet, local, remote, now)
-        if traffic is None:
-            self._tell_new_remote(inlet, local, remote, len(datagram), now)
-        else:
-            traffic.last_rx = now
-            if len(datagram) > traffic.largest:
-                traffic.largest = len(datagram)
+        if local is not None:
+            if inlet.first_data is not None:
+                self._tell_first_data(inlet, local, remote, now)
+            if traffic is None:
+                self._tell_new_remote(inlet, local, remote, len(datagram), now)
+            else:
+                traffic.last_rx = now
+                if len(datagram) > traffic.largest:
+                    traffic.largest = len(datagram)
         if not plaintext:
             return None
         reorder = inlet.reorders.get(header.source)
@@ -427,7 +455,11 @@ class PythonEngine(Engine):
     def __init__(self, tun_fds: Sequence[int], *, clock: Callable[[], float] = time.monotonic) -> None:
         """Take over non-blocking TUN descriptors without virtio headers, one per worker."""
         self._event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._workers = [_Worker(index, fd, self._event_fd, clock) for index, fd in enumerate(tun_fds)]
+        self._inject, self._injected = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._workers = [
+            _Worker(index, fd, self._event_fd, clock, None if index else self._injected)
+            for index, fd in enumerate(tun_fds)
+        ]
         self._state = State(len(tun_fds))
         self._locals: dict[Endpoint, list[socket.socket]] = {}
         self._drops = list(_NO_DROPS)
@@ -458,6 +490,7 @@ class PythonEngine(Engine):
         for sockets in self._locals.values():
             _close_all(sockets)
         self._locals.clear()
+        _close_all((self._inject, self._injected))
         self._state = State(len(self._workers))
         os.close(self._event_fd)
 
@@ -490,6 +523,14 @@ class PythonEngine(Engine):
             return None
         self._drops[reason] += 1
         return reason
+
+    def inject(self, datagram: bytes) -> DropReason | None:
+        try:
+            self._inject.send(datagram)
+        except OSError:
+            self._drops[DropReason.FOREIGN_RING_FULL] += 1
+            return DropReason.FOREIGN_RING_FULL
+        return None
 
     def events(self) -> list[Event]:
         if self._closed:

@@ -13,12 +13,17 @@ from centipede.engine.contract import RING_SIZE
 from centipede.protocol.drops import DropReason
 from centipede.protocol.table import Event
 
-KINDS = (DropReason.HANDSHAKE_RING_FULL, DropReason.CONTROL_RING_FULL, DropReason.EVENT_RING_FULL)
+KINDS = (
+    DropReason.HANDSHAKE_RING_FULL,
+    DropReason.CONTROL_RING_FULL,
+    DropReason.EVENT_RING_FULL,
+    DropReason.FOREIGN_RING_FULL,
+)
 """A kind is named by the reason for which an event of it is dropped."""
 
 
 class Rings:
-    """The three rings of one worker."""
+    """The rings of one worker."""
 
     __slots__ = ("_event_fd", "_rings", "_serial")
 

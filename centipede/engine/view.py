@@ -256,13 +256,15 @@ class View(NamedTuple):
     strangers: Strangers
     narrow_bytes: int
     """As in the table."""
+    forwards: bool
+    """As in the table."""
     taken: threading.Event
     """Set by the worker when it uses this view and none before."""
 
 
 def empty_view() -> View:
     """The view before the first table."""
-    return View(Routing(()).lookup, {}, {}, {}, {}, {}, 0, threading.Event())
+    return View(Routing(()).lookup, {}, {}, {}, {}, {}, 0, False, threading.Event())
 
 
 class State:
@@ -322,8 +324,19 @@ class State:
             own = {local: of_local[worker] for local, of_local in sockets.items()}
             inlets = {receive.base: self._inlet(receive, worker) for receive in self._table.sessions}
             outlets = {peer.peer: self._outlet(peer, own, worker) for peer in self._table.peers}
-            taken = threading.Event()
-            views.append(View(lookup, outlets, inlets, own, paths, self._strangers, self._table.narrow_bytes, taken))
+            views.append(
+                View(
+                    lookup,
+                    outlets,
+                    inlets,
+                    own,
+                    paths,
+                    self._strangers,
+                    self._table.narrow_bytes,
+                    self._table.forwards,
+                    threading.Event(),
+                )
+            )
         return views
 
     def _inlet(self, receive: ReceiveSession, worker: int) -> Inlet:

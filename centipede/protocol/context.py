@@ -55,6 +55,8 @@ class Context:
         """Own addresses that peers are told of."""
         self.draining = False
         """Peers are asked to send elsewhere."""
+        self.forwards = False
+        """Whether data for other machines' shards can be brought to them."""
         self.weight = FULL_WEIGHT
         """The part of their flows that peers are asked for, 0..255."""
         self.links: Mapping[str, str] = {}

@@ -36,7 +36,7 @@ class DropReason(IntEnum):
     UNKNOWN_SESSION = 9
     """No session has this base: an old session, another machine's, or noise."""
     FOREIGN_SHARD = 10
-    """The destination shard is not one of this machine's."""
+    """The destination shard is not one of this machine's, and nobody is known whose it is."""
     UNKNOWN_SHARD = 11
     """Data from a source shard that was not heard yet, and still not when its time to wait was over."""
     OLD = 12
@@ -98,6 +98,12 @@ class DropReason(IntEnum):
     """A Cookie that answers an outstanding Initiate, but was not made by its responder."""
     PEER_MOVED = 42
     """An Initiate of a peer that another machine took over, which is to answer."""
+
+    # Data for a shard of another member's, on its way there.
+    FOREIGN_RING_FULL = 43
+    """The bounded ring to the control thread, or from there to a worker, had no room."""
+    FORWARD_LIMITED = 44
+    """More than is forwarded in a second."""
 
     @property
     def label(self) -> str:

@@ -191,6 +191,10 @@ class Node:
                 peer.beat(now)
                 self._touch(peer, now)
 
+    def set_forwarding(self) -> None:
+        """Ask the engine for data that is other machines', from the next table on: there is a way to them."""
+        self._context.forwards = self._table_due = True
+
     def hurry(self, now: float) -> None:
         """The host's routes changed: try at once what could not be reached before."""
         for peer in self._peers.values():
@@ -431,6 +435,7 @@ class Node:
             peers=tuple(peer for peer, _, _ in parts),
             sessions=tuple(session for _, sessions, _ in parts for session in sessions),
             narrow_bytes=_narrow(self._mtu),
+            forwards=self._context.forwards,
         )
 
 

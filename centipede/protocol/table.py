@@ -174,6 +174,8 @@ class ForwardingTable:
     narrow_bytes: int = 0
     """The largest inner packet that all paths carry, where that is less than an interface's MTU can say. No SYN
     that is sent asks for TCP segments which make larger ones. 576 at least; 0: the interface can say it."""
+    forwards: bool = False
+    """Data for a shard that is not this machine's goes up as :class:`Foreign` instead of being dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,4 +221,11 @@ class Resumed:
     at: float
 
 
-Event: TypeAlias = Datagram | FirstData | NewRemote | Resumed
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Data under a session of this machine's, unopened, for a shard that is another's."""
+
+    data: bytes
+
+
+Event: TypeAlias = Datagram | FirstData | NewRemote | Resumed | Foreign

@@ -118,7 +118,7 @@ set_up(void)
 	    { .session = 2, .peer = 1, .source_count = 1, .base = "BBBBB", .pending = 1 } };
 	struct engine_table table = { .generation = 1, .route_count = 2, .peer_count = 1, .session_count = 2,
 	    .path_count = 1, .source_count = 2, .routes = routes, .peers = &peer, .sessions = sessions, .paths = &path,
-	    .sources = sources };
+	    .sources = sources, .forwards = 1 };
 	int tun = open("/dev/null", O_RDWR), fd = socket(AF_INET, SOCK_DGRAM, 0), error;
 
 	check((engine = engine_new(&tun, 1, &options, &error)) != NULL);
@@ -137,7 +137,8 @@ events(void)
 	while ((used = engine_events(engine, buffer, sizeof(buffer))) > 0)
 		for (at = 0; at < used; at += event.record_bytes) {
 			memcpy(&event, buffer + at, sizeof(event));
-			count += event.kind == ENGINE_EVENT_HANDSHAKE || event.kind == ENGINE_EVENT_CONTROL;
+			count += event.kind == ENGINE_EVENT_HANDSHAKE || event.kind == ENGINE_EVENT_CONTROL ||
+			    event.kind == ENGINE_EVENT_FOREIGN;
 		}
 	return (count);
 }

@@ -10,13 +10,15 @@ from dataclasses import replace
 
 import pytest
 
-from centipede.cluster.cluster import Cluster
+from centipede.cluster.cluster import FORWARDS_AT_ONCE, FORWARDS_PER_S, Cluster
 from centipede.cluster.grants import SLOTS_END, SPARE, Grants, slot
-from centipede.cluster.message import HELLO, NO_LIFE, Message
+from centipede.cluster.message import DATA, HELLO, NO_LIFE, Message
+from centipede.protocol.drops import DropReason
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handover import Handover
 from centipede.protocol.identity import PublicKey
 from centipede.protocol.node import PeerSpec
+from centipede.protocol.session import Sealer
 from centipede.protocol.timing import Timing
 from lab.world_model import PORT, Machine, Uplink, World
 
@@ -41,6 +43,7 @@ class Joined:
         machine.start()
         others = [Endpoint(f"10.8.0.{n}", 1) for n in range(1, SERVERS + 1) if n != self.number]
         life = self.world.dice.randbytes(16)
+        machine.node.set_forwarding()
         self.cluster = Cluster(SECRET, self.number, SERVERS, 0, others, life, self)
 
     def share(
@@ -53,12 +56,18 @@ class Joined:
     def absorb(self, handover: Handover) -> None:
         self.machine.node.absorb(handover, self.machine.now)
 
+    def inject(self, datagram: bytes) -> None:
+        self.machine.inject(datagram)
+
     def step(self) -> None:
         cluster, now = self.cluster, self.machine.now
         cluster.set_outer([uplink.local for uplink in self.machine.uplinks])
         cluster.set_peers([self.world.client.identity.public])
         if cluster.next_timer <= now:
             cluster.handle_timer(now)
+        for data in self.machine.strayed:
+            cluster.forward(data, now)
+        self.machine.strayed.clear()
         for address, data in cluster.take():
             other = next(each for each in self.world.joined if each.address == address)
             if not (self.cut or other.cut):
@@ -111,6 +120,10 @@ class Shared(World):
     def served_by(self) -> set[int]:
         """Shards of the members that the client sends to."""
         return {plan.run.first for plan in self.client.engine.table.peers[0].plans}
+
+    def drops(self) -> int:
+        """Data that members dropped as another's."""
+        return sum(each.machine.engine.counters().drops.get(DropReason.FOREIGN_SHARD, 0) for each in self.joined)
 
     def lost(self) -> int:
         until = self.clock.now - 0.5
@@ -165,6 +178,31 @@ def test_members_that_do_not_hear_each_other_use_no_nonce_twice() -> None:
     for each in world.joined:
         each.cut = False
     world.wait(lambda: len(world.served_by()) == SERVERS, 30.0)
+
+
+def test_an_address_moves_to_another_member_and_nothing_is_lost() -> None:
+    """What was sent to the shards of the member before is brought to it, until the client knows better."""
+    world = Shared.up()
+    _, second, third = world.joined
+    moving = second.machine.uplinks[0]
+    world.send_packets(world.client, 0.002, world.clock.now + 14.0)
+    world.wait(lambda: world.served_by() == SLOTS, 2.0)
+    world.pass_s(2.0)
+    for source, target in ((second, third), (third, second)):
+        forwarded, received, drops = target.cluster.forwarded, source.cluster.received, world.drops()
+        moved_at = world.clock.now
+        source.machine.move([uplink for uplink in source.machine.uplinks if uplink is not moving])
+        target.machine.move([*target.machine.uplinks, moving])
+        world.pass_s(5.0)
+        assert target.cluster.forwarded > forwarded
+        assert source.cluster.received - received == target.cluster.forwarded - forwarded
+        assert world.drops() == drops, "what was forwarded was dropped"
+        late = {at for key, at in world.sent.items() if key not in world.received and at <= world.clock.now - 0.5}
+        assert all(at < moved_at for at in late), "more was lost than was on the last hop"
+        forwarded = target.cluster.forwarded
+        world.pass_s(1.0)
+        assert target.cluster.forwarded == forwarded, "the client has learnt whose the address is"
+    assert world.served_by() == SLOTS
 
 
 def test_timestamps_are_shared_and_the_greatest_holds() -> None:
@@ -236,3 +274,59 @@ def test_what_was_said_to_another_life_or_twice_does_not_count() -> None:
     assert first.cluster.refused == refused + 1
     first.cluster.receive(Endpoint("10.9.9.9", 1), hello.seal(SECRET), now)
     assert first.cluster.refused == refused + 2
+
+
+def foreign(shard: int, counter: int = 0, *, control: bool = False) -> bytes:
+    key = bytes(32)
+    return Sealer(key).seal(counter, source=0, base=b"base-6", shard=shard, plaintext=b"packet", control=control)
+
+
+def test_data_goes_to_the_member_whose_shard_it_names() -> None:
+    world = Shared.up()
+    first, second, third = world.joined
+    now = first.machine.now
+    for shard, to in ((16, second), (32 + 15, third), (16 + 16 * SERVERS, second)):  # the last is of a life to come
+        before = to.cluster.received
+        assert first.cluster.forward(foreign(shard), now) is None
+        first.step()
+        assert to.cluster.received == before + 1
+    assert first.cluster.forwarded == 3
+    for shard in (0, 16 * SERVERS, SLOTS_END, 0xFFFF):  # its own, another life's of its own, nobody's, anybody's
+        assert first.cluster.forward(foreign(shard), now) is DropReason.FOREIGN_SHARD
+    assert first.cluster.forward(b"short", now) is DropReason.FOREIGN_SHARD
+    assert first.cluster.forward(foreign(16), now + 3.1) is DropReason.FOREIGN_SHARD, "to one that is not there"
+
+
+def test_data_is_forwarded_no_faster_than_the_bucket_allows() -> None:
+    world = Shared.up()
+    first = world.joined[0]
+    now = first.machine.now
+    reasons = [first.cluster.forward(foreign(16), now) for _ in range(FORWARDS_AT_ONCE + 10)]
+    assert reasons == [None] * FORWARDS_AT_ONCE + [DropReason.FORWARD_LIMITED] * 10
+    reasons = [first.cluster.forward(foreign(16), now + 0.1) for _ in range(FORWARDS_AT_ONCE)]
+    assert reasons.count(None) == pytest.approx(FORWARDS_PER_S / 10, abs=1)
+
+
+def test_only_data_of_a_member_that_is_known_and_for_this_life_is_taken() -> None:
+    world = Shared.up()
+    first, second, _ = world.joined
+    now = first.machine.now
+    heard = next(each for each in first.cluster.members if each.address == second.address)
+    good = Message(DATA, 2, SERVERS, heard.life, first.cluster._life, 0, foreign(0))
+    for wrong in (
+        replace(good, to=NO_LIFE),
+        replace(good, life=b"x" * 16),
+        replace(good, body=b""),
+        replace(good, body=foreign(0)[:31]),
+        replace(good, body=foreign(0, control=True)),
+        replace(good, body=b"\x81" + bytes(207)),
+    ):
+        refused = first.cluster.refused
+        first.cluster.receive(second.address, wrong.seal(SECRET), now)
+        assert (first.cluster.refused, first.cluster.received) == (refused + 1, 0)
+    first.cluster.receive(Endpoint("10.9.9.9", 1), good.seal(SECRET), now)
+    assert first.cluster.received == 0
+    for copies in (1, 2):  # what is in it counts once by its own window, so it may be late
+        first.cluster.receive(second.address, good.seal(SECRET), now)
+        assert first.cluster.received == copies
+    assert heard.counter > 0, "and what the members say goes on from where it was"

@@ -35,7 +35,7 @@ def pair() -> Iterator[tuple[Channel, Channel]]:
             dice = random.Random(number)
             node = Node(OWN, run=run, spare=spare, timing=Timing(), random=dice.randbytes)
             node.add_peer(PeerSpec(PEER, "peer"), None, 0.0)
-            channel.join(node, OWN, number, 2, 1, [addresses[2 - number]], dice.randbytes)
+            channel.join(node, OWN, number, 2, 1, [addresses[2 - number]], dice.randbytes, lambda _: None)
         yield channels[0], channels[1]
 
 

@@ -163,6 +163,10 @@ class PlayedEngine(Engine):
         self.stage.note(f"send {local} {remote} {datagram!r}{' whole' * dont_fragment}")
         return DropReason.SEND_UNREACHABLE
 
+    def inject(self, datagram: bytes) -> DropReason | None:
+        self.stage.note(f"inject {datagram!r}")
+        return None
+
     def events(self) -> list[Event]:
         try:
             os.eventfd_read(self._event_fd)

@@ -38,6 +38,7 @@ worker_new(struct engine *e, unsigned index, const struct engine_options *o, int
 	w->index = index;
 	w->snapshot = atomic_load(&e->snapshot);
 	w->epoch = UINT64_MAX;
+	w->injected_fd = -1;
 	w->tun = (struct tun){ .fd = -1, .vnet_hdr = o->vnet_hdr != 0, .drops = w->drops };
 	w->tun.write_tso = o->vnet_hdr != 0 && o->write_tso != 0;
 	w->tun.write_uso = o->vnet_hdr != 0 && o->write_uso != 0;
@@ -63,6 +64,8 @@ worker_free(struct worker *w)
 		close(w->tun.fd);
 	if (w->wake_fd != -1)
 		close(w->wake_fd);
+	if (w->injected_fd != -1)
+		close(w->injected_fd);
 	aead_free(w->aead);
 	ring_free(w->ring);
 	sem_destroy(&w->adopted);
@@ -99,6 +102,7 @@ engine_new(const int *tun_fds, uint32_t workers, const struct engine_options *o,
 	struct engine *e;
 	unsigned i;
 	size_t l;
+	int injection[2];
 
 	*error = ENGINE_TOO_MANY;
 	if (workers == 0 || workers > WORKERS_MAX)
@@ -112,6 +116,7 @@ engine_new(const int *tun_fds, uint32_t workers, const struct engine_options *o,
 		for (i = 0; i < WORKERS_MAX; i++)
 			atomic_init(&e->locals[l].fds[i], -1);
 	atomic_init(&e->snapshot, snapshot_empty());
+	e->inject_fd = -1;
 	if ((e->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) == -1 || atomic_load(&e->snapshot) == NULL)
 		goto fail;
 	for (i = 0; i < workers; i++) {
@@ -121,11 +126,18 @@ engine_new(const int *tun_fds, uint32_t workers, const struct engine_options *o,
 		if (*error != 0)
 			goto fail;
 	}
+	*error = ENGINE_NO_MEMORY;
+	if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, injection) == -1)
+		goto fail;
+	e->inject_fd = injection[0];
+	e->workers[0]->injected_fd = injection[1];
+	*error = 0;
 	/* Only a whole engine owns the descriptors. */
 	for (i = 0; i < workers; i++) {
 		e->workers[i]->tun.fd = tun_fds[i];
-		e->workers[i]->polled[0] = (struct pollfd){ .fd = e->workers[i]->wake_fd, .events = POLLIN };
-		e->workers[i]->polled[1] = (struct pollfd){ .fd = tun_fds[i], .events = POLLIN };
+		e->workers[i]->polled[POLL_WAKE] = (struct pollfd){ .fd = e->workers[i]->wake_fd, .events = POLLIN };
+		e->workers[i]->polled[POLL_INJECTED] = (struct pollfd){ .fd = e->workers[i]->injected_fd, .events = POLLIN };
+		e->workers[i]->polled[POLL_TUN] = (struct pollfd){ .fd = tun_fds[i], .events = POLLIN };
 	}
 	publish(e);
 	return (e);
@@ -190,6 +202,8 @@ engine_free(struct engine *e)
 	snapshot_free(atomic_load(&e->snapshot), NULL);
 	if (e->event_fd != -1)
 		close(e->event_fd);
+	if (e->inject_fd != -1)
+		close(e->inject_fd);
 	free(e);
 }
 
@@ -315,6 +329,15 @@ engine_send(struct engine *e, const struct engine_endpoint *local, const struct 
 	}
 	drop(e->drops, reason, 1);
 	return ((int)reason);
+}
+
+int
+engine_inject(struct engine *e, const uint8_t *datagram, size_t datagram_bytes)
+{
+	if (send(e->inject_fd, datagram, datagram_bytes, MSG_DONTWAIT | MSG_NOSIGNAL) != -1)
+		return (-1);
+	drop(e->drops, DROP_FOREIGN_RING_FULL, 1);
+	return (DROP_FOREIGN_RING_FULL);
 }
 
 /* --- upward */

@@ -96,6 +96,8 @@ struct engine_table {
 	uint32_t	source_count;
 	uint32_t	share_count;
 	uint32_t	narrow_bytes;		/* SYNs ask for no segments that make larger packets; 0: whatever they like */
+	uint8_t		forwards;		/* data for other machines' shards goes up: ENGINE_EVENT_FOREIGN */
+	uint8_t		zero[7];
 	const struct engine_route *routes;
 	const struct engine_peer *peers;
 	const struct engine_plan *plans;
@@ -139,7 +141,8 @@ enum engine_event_kind {
 	ENGINE_EVENT_CONTROL,		/* Datagram: class 1 */
 	ENGINE_EVENT_FIRST_DATA,
 	ENGINE_EVENT_NEW_REMOTE,
-	ENGINE_EVENT_RESUMED
+	ENGINE_EVENT_RESUMED,
+	ENGINE_EVENT_FOREIGN		/* data for another machine */
 };
 
 /* An event as engine_events() writes it; data_bytes bytes of a datagram follow, then zeros up to a multiple of 8. */
@@ -202,6 +205,9 @@ int	 engine_apply(struct engine *, const struct engine_table *);
  */
 int	 engine_send(struct engine *, const struct engine_endpoint *local, const struct engine_endpoint *remote,
 	    const uint8_t *datagram, size_t datagram_bytes, int dont_fragment);
+
+/* Receive data that another machine forwarded, over no path: -1, or the drop reason that was counted. */
+int	 engine_inject(struct engine *, const uint8_t *datagram, size_t datagram_bytes);
 
 int	 engine_event_fd(const struct engine *);
 /* Move whole events into the buffer and say how many bytes they took; 0 when none is left. */

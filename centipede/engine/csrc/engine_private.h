@@ -18,6 +18,7 @@ struct engine {
 
 	_Alignas(CACHE_LINE) _Atomic bool events_signalled;
 	int		 event_fd;
+	int		 inject_fd;		/* what is sent here one worker receives */
 
 	/* The control thread's own. */
 	_Alignas(CACHE_LINE) uint64_t stamp;		/* of the snapshot */

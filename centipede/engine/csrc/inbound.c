@@ -14,7 +14,7 @@
 
 /* Where a datagram came from and what came before it in the same message. */
 struct arrival {
-	const struct local	*local;
+	const struct local	*local;		/* NULL: another machine forwarded it */
 	const struct address	*remote;
 	/* Datagrams of a message share their 4-tuple and mostly their session. */
 	const struct session	*session;
@@ -60,7 +60,7 @@ find_session(const struct worker *w, struct arrival *a, uint64_t base)
 	if ((session = session_find(w->snapshot, base)) == NULL)
 		return (NULL);
 	a->session = session;
-	a->path = known_path_find(w->snapshot, a->local, a->remote, session->peer);
+	a->path = a->local == NULL ? NULL : known_path_find(w->snapshot, a->local, a->remote, session->peer);
 	return (session);
 }
 
@@ -297,6 +297,19 @@ inbound_adopt(struct worker *w, const struct snapshot *to)
 	flush(w);
 }
 
+/* Data for another machine: 0 if it goes up, or one more than the drop reason. What was forwarded goes no further. */
+static int
+tell_foreign(struct worker *w, const struct arrival *a, const uint8_t *datagram, size_t bytes)
+{
+	struct engine_event event;
+
+	if (a->local == NULL || !w->snapshot->forwards)
+		return (1 + DROP_FOREIGN_SHARD);
+	event = event_of(w, a, ENGINE_EVENT_FOREIGN, a->session->state->number);
+	worker_tell(w, &event, datagram, bytes);
+	return (0);
+}
+
 /* Open a data packet and deliver what is in it: 0, or one more than the drop reason. */
 static int
 receive(struct worker *w, struct arrival *a, uint8_t *datagram, size_t bytes)
@@ -310,7 +323,7 @@ receive(struct worker *w, struct arrival *a, uint8_t *datagram, size_t bytes)
 	if ((session = find_session(w, a, sid >> 16)) == NULL)
 		return (1 + DROP_UNKNOWN_SESSION);
 	if ((uint16_t)((uint16_t)sid - session->own_first) >= session->own_size)
-		return (1 + DROP_FOREIGN_SHARD);
+		return (tell_foreign(w, a, datagram, bytes));
 	if ((window = session_window(session, (uint16_t)(seq >> 48 & 0x3fff))) == NULL)
 		return (1 + DROP_UNKNOWN_SHARD);
 
@@ -335,13 +348,13 @@ receive(struct worker *w, struct arrival *a, uint8_t *datagram, size_t bytes)
 	}
 
 	/* Authentic and new: this alone may change what is known of session and path. */
-	if (unlikely(session->pending))
+	if (unlikely(session->pending) && a->local != NULL)
 		tell_first_data(w, a);
 	if (likely(traffic != NULL)) {
 		counter_set(&traffic->last_rx_ns, w->now_ns);
 		if (bytes > counter_read(&traffic->largest))
 			counter_set(&traffic->largest, bytes);
-	} else
+	} else if (a->local != NULL)
 		tell_new_remote(w, a, bytes);
 	if (unlikely(session->reorder_ns != 0) && bytes > HEADER_BYTES) {
 		struct reorder *r = session_reorder(session, (uint16_t)(seq >> 48 & 0x3fff), w->index,
@@ -477,7 +490,7 @@ size_t
 inbound_read(struct worker *w, unsigned local)
 {
 	struct local *l = w->locals[local];
-	int fd = w->polled[2 + local].fd, n, i;
+	int fd = w->polled[POLL_LOCALS + local].fd, n, i;
 	size_t total = 0;
 
 	for (i = 0; i < (int)w->receive_messages; i++) {
@@ -500,5 +513,26 @@ inbound_read(struct worker *w, unsigned local)
 	flush(w);
 	/* Few long trains at a time stay in the cache; many short messages save system calls. */
 	w->receive_messages = total / (size_t)(n > 0 ? n : 1) > RECEIVE_BYTES / 4 ? 4 : RECEIVE_MESSAGES;
+	return (total);
+}
+
+/* Take a batch of what other machines forwarded. */
+size_t
+inbound_injected(struct worker *w)
+{
+	struct arrival a = { 0 };
+	size_t total = 0;
+	ssize_t n;
+	int reason, i;
+
+	for (i = 0; i < RECEIVE_MESSAGES; i++) {
+		if ((n = recv(w->injected_fd, w->received_bytes[i], RECEIVE_BYTES, MSG_DONTWAIT)) <= 0)
+			break;
+		total += (size_t)n;
+		reason = n < HEADER_BYTES ? 1 + DROP_TOO_SHORT : receive(w, &a, w->received_bytes[i], (size_t)n);
+		if (reason != 0)
+			drop(w->drops, (unsigned)reason - 1, 1);
+	}
+	flush(w);
 	return (total);
 }

@@ -30,6 +30,8 @@ quota_of(uint32_t kind)
 		return (QUOTA_HANDSHAKE);
 	case ENGINE_EVENT_CONTROL:
 		return (QUOTA_CONTROL);
+	case ENGINE_EVENT_FOREIGN:
+		return (QUOTA_FOREIGN);
 	default:
 		return (QUOTA_EVENT);
 	}

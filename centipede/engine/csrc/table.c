@@ -369,6 +369,7 @@ compile_peers(struct compile *c)
 	if (t->share_count > 0)
 		memcpy(s->shares, t->shares, t->share_count);
 	s->narrow_bytes = t->narrow_bytes;
+	s->forwards = t->forwards != 0;
 	for (i = 0; i < t->peer_count; i++) {
 		from = &t->peers[i];
 		to = &s->peers[s->peer_count++];

@@ -148,6 +148,7 @@ struct snapshot {
 	struct lane	*lanes;
 	uint8_t		*shares;
 	uint32_t	narrow_bytes;
+	bool		forwards;
 	struct source_run *runs;
 	struct list	session_states, path_states, peer_states;
 	_Atomic uint64_t told[TOLD_MAX];

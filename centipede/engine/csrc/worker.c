@@ -14,12 +14,6 @@
 #define CONTENDED_YIELD_NS	(40 * NS_PER_US)	/* a yield this long means that others have work for this core */
 #define CONTENDED_NS		(10000 * NS_PER_US)
 
-enum {
-	POLL_WAKE,
-	POLL_TUN,
-	POLL_LOCALS
-};
-
 /* Queue an event for the control thread and make sure it wakes. False, and counted, if there is no room. */
 bool
 worker_tell(struct worker *w, struct engine_event *event, const uint8_t *data, size_t data_bytes)
@@ -30,6 +24,7 @@ worker_tell(struct worker *w, struct engine_event *event, const uint8_t *data, s
 		[ENGINE_EVENT_FIRST_DATA] = DROP_EVENT_RING_FULL,
 		[ENGINE_EVENT_NEW_REMOTE] = DROP_EVENT_RING_FULL,
 		[ENGINE_EVENT_RESUMED] = DROP_EVENT_RING_FULL,
+		[ENGINE_EVENT_FOREIGN] = DROP_FOREIGN_RING_FULL,
 	};
 
 	if (!ring_push(w->ring, event, data, data_bytes)) {
@@ -110,6 +105,10 @@ serve(struct worker *w)
 
 	if (w->polled[POLL_WAKE].revents != 0)
 		(void)eventfd_read(w->wake_fd, &ignored);
+	if (unlikely(w->polled[POLL_INJECTED].revents != 0)) {
+		bytes += inbound_injected(w);
+		served = true;
+	}
 	if (w->polled[POLL_TUN].revents != 0) {
 		bytes += outbound_read(w);
 		served = true;

@@ -29,6 +29,14 @@
 #define TUN_READ_PACKETS	64	/* before the sockets get their turn */
 #define TUN_READ_BYTES		(4 * PACKET_BYTES_MAX)
 
+/* Places in `polled`. */
+enum {
+	POLL_WAKE,
+	POLL_INJECTED,
+	POLL_TUN,
+	POLL_LOCALS
+};
+
 struct received {
 	struct iovec	vector;
 	struct address	remote;
@@ -52,6 +60,7 @@ struct worker {
 	unsigned	 index;
 	pthread_t	 thread;
 	int		 wake_fd;
+	int		 injected_fd;	/* what the control thread injects; -1: another worker has it */
 	sem_t		 adopted;	/* posted each time the worker took up the newest table and addresses */
 	uint64_t	 epoch;		/* of the engine, when it did so */
 	struct snapshot	*snapshot;
@@ -72,7 +81,7 @@ struct worker {
 	unsigned	 local_count;
 	struct local	*locals[LOCALS_MAX];	/* that have a socket */
 	uint64_t	 local_rests_ns[LOCALS_MAX];
-	struct pollfd	 polled[2 + LOCALS_MAX];	/* wake-ups, TUN, sockets */
+	struct pollfd	 polled[POLL_LOCALS + LOCALS_MAX];
 	unsigned	 receive_messages;	/* how many to ask for next time */
 	struct coalescer coalescer;
 	uint64_t	 flushes;	/* of the coalescer; begins at 1 */
@@ -101,6 +110,7 @@ void	 outbound_waiting(struct worker *);
 /* inbound.c: socket -> header -> session -> window -> open -> window -> path -> inner packet -> TUN */
 void	 inbound_init(struct worker *);
 size_t	 inbound_read(struct worker *, unsigned local);	/* the bytes it read */
+size_t	 inbound_injected(struct worker *);	/* likewise */
 /* End the waits that are over; the ms until the next one is, or `timeout` if that is sooner (-1: never). */
 int	 inbound_end_waits(struct worker *, int timeout);
 /* Before the worker takes up another snapshot: deliver what may not wait under it. */
