@@ -54,6 +54,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     rekeys: int = 0
     moved: bool = False
     """Whether another machine took the peer over, or is about to."""
+    shards: int = 0
+    """The peer's that were heard under its sessions so far; each has a replay window."""
 
 
 class Handshake(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,6 +188,7 @@ def picture(status: PeerStatus, *, copies: int | None, endpoints: list[str], unr
             age_s=status.session.age_s,
             rekeys=status.session.rekeys,
             moved=status.session.moved,
+            shards=status.session.shards,
         ),
         handshake=_picture_handshake(status.handshake),
         endpoints=endpoints,

@@ -88,6 +88,8 @@ class Attempt:
         self._stores: Mapping[str, Store] = {}
         """By host."""
         self._zero = time.monotonic()
+        self._seen: dict[str, Any] = {}
+        """What the tunnel said of itself so far, by the names of the probes that asked."""
 
     @property
     def options(self) -> TunnelOptions:
@@ -234,6 +236,7 @@ class Attempt:
                 number=self._scenario.probe.index(probe),
                 hosts=topology.hosts,
                 state=lambda name: self._tunnel.state(self._ends[name]),
+                seen=self._seen,
             )
             running[probe.name] = probe.begin(ground)
         except LabError as failure:

@@ -54,6 +54,8 @@ class Ground:
     """All there are, by name."""
     state: Callable[[str], Any] = lambda end: None
     """What the tunnel says of itself at an end; None if it says nothing."""
+    seen: dict[str, Any] = field(default_factory=dict)
+    """What it said before, by the names of the probes that asked."""
 
 
 class Running(ABC):
@@ -264,6 +266,8 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     """What a tunnel said of itself."""
 
     shown: Any
+    paths_changed: int | None = None
+    """Pairs of addresses that lead elsewhere than before, or work that did not, or are gone, or were not there."""
 
 
 class Look(Measurement, frozen=True, tag="show"):
@@ -271,6 +275,8 @@ class Look(Measurement, frozen=True, tag="show"):
 
     end: str
     """``left``, ``right``, or the host of a member."""
+    since: str | None = None
+    """An earlier one of the same end, with which paths are compared."""
 
     result = Shown
 
@@ -282,7 +288,18 @@ class Look(Measurement, frozen=True, tag="show"):
         shown = ground.state(self.end)
         if shown is None:
             raise LabError(f"the tunnel says nothing of itself at {self.end}")
-        return _Seen(Shown(shown=shown))
+        ground.seen[self.name] = shown
+        before = None if self.since is None else ground.seen.get(self.since)
+        return _Seen(Shown(shown=shown, paths_changed=None if before is None else len(_ways(before) ^ _ways(shown))))
+
+
+def _ways(shown: Any) -> set[tuple[str, str, int, bool]]:
+    """Pairs of addresses, the shard that each leads to, and whether it works."""
+    return {
+        (path["local"], path["remote"], path["shard"], path["state"] in ("usable", "suspect"))
+        for peer in shown["peers"]
+        for path in peer["paths"]
+    }
 
 
 AnyMeasurement = Datagrams | Tcp | Flow | Ping | Onlook | Look

@@ -415,6 +415,10 @@ class Scenario(_Model, frozen=True, dict=True):
                         yield f"probe {probe.name}: link {name!r} is not there or does not end at {probe.host!r}"
             elif isinstance(probe, Look) and probe.end not in ("left", "right", *self.members):
                 yield f"probe {probe.name}: there is no end and no member {probe.end!r}"
+            elif isinstance(probe, Look) and probe.since is not None:
+                before = measurements.get(probe.since)
+                if not isinstance(before, Look) or before.end != probe.end or before.at >= probe.at:
+                    yield f"probe {probe.name}: there is no earlier look at {probe.end} named {probe.since!r}"
         if len(measurements) < len(self.probe):
             yield "two probes have one name"
         yield from (

@@ -11,6 +11,7 @@ A switch is a host with a bridge over its ends, a router a host that forwards. A
 
 from __future__ import annotations
 
+import ipaddress
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -151,6 +152,7 @@ class Topology:
             for end in link.ends
             if end.host.name == neighbour
             for a in end.addresses
+            if destination != ipaddress.ip_network(a.ip)  # one that moves to the neighbour is no way to itself
         ]
         for link in self.links.values():
             for end in link.ends:

@@ -330,7 +330,13 @@ class Peer:
         return PeerStatus(
             public_key=self.spec.public_key,
             name=self.spec.name,
-            session=SessionStatus(state, now - shown.born if shown else None, self._rekeys, self._succession.moved),
+            session=SessionStatus(
+                state,
+                now - shown.born if shown else None,
+                self._rekeys,
+                self._succession.moved,
+                sum(run.size for session in self._association.established for run in session.sources),
+            ),
             handshake=self._initiation.status(now, answering=bool(self._association.pending), pairs=self._reach.pairs)
             if trying or self._association.pending
             else None,

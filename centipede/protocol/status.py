@@ -61,6 +61,8 @@ class SessionStatus:
     """Sessions that followed another one since the peer was added."""
     moved: bool = False
     """Whether another machine took the peer over, or is about to."""
+    shards: int = 0
+    """The peer's, under all sessions: each has a replay window."""
 
 
 @dataclass(frozen=True, slots=True)

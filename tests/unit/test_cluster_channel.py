@@ -17,6 +17,7 @@ from centipede.errors import HostError
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.identity import Identity
 from centipede.protocol.node import Node, PeerSpec
+from centipede.protocol.session import Sealer
 from centipede.protocol.timing import Timing
 from centipede.show import Cluster, ClusterMember, _cluster
 
@@ -26,7 +27,13 @@ DEADLINE_S = 20.0
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[Channel, Channel]]:
+def got() -> list[bytes]:
+    """What was forwarded to either."""
+    return []
+
+
+@pytest.fixture
+def pair(got: list[bytes]) -> Iterator[tuple[Channel, Channel]]:
     with ExitStack() as stack:
         channels = [stack.enter_context(Channel(Endpoint("127.0.0.1", 0))) for _ in range(2)]
         addresses = [Endpoint(*channel.address) for channel in channels]
@@ -35,7 +42,7 @@ def pair() -> Iterator[tuple[Channel, Channel]]:
             dice = random.Random(number)
             node = Node(OWN, run=run, spare=spare, timing=Timing(), random=dice.randbytes)
             node.add_peer(PeerSpec(PEER, "peer"), None, 0.0)
-            channel.join(node, OWN, number, 2, 1, [addresses[2 - number]], dice.randbytes, lambda _: None)
+            channel.join(node, OWN, number, 2, 1, [addresses[2 - number]], dice.randbytes, got.append)
         yield channels[0], channels[1]
 
 
@@ -59,6 +66,24 @@ def test_members_find_each_other_and_each_has_shards_of_its_own(pair: tuple[Chan
         exchange(pair)
     assert [channel.cluster.members[0].number for channel in pair] == [2, 1]
     assert [channel.run.first for channel in pair] == [0, 16]
+
+
+def test_data_for_the_other_is_brought_to_it_and_no_other(pair: tuple[Channel, Channel], got: list[bytes]) -> None:
+    here, there = pair
+    until = time.monotonic() + DEADLINE_S
+    while not all(channel.cluster.is_heard(channel.cluster.members[0], time.monotonic()) for channel in pair):
+        assert time.monotonic() < until
+        exchange(pair)
+    sealer = Sealer(bytes(32))
+    # As large as a path carries, and so larger than a frame with what the channel adds.
+    strayed = [sealer.seal(0, source=0, base=b"base-6", shard=shard, plaintext=bytes(8920)) for shard in (17, 5)]
+    for datagram in strayed:
+        here.forward(datagram, time.monotonic())
+    while not got:
+        assert time.monotonic() < until
+        exchange(pair)
+    assert got == strayed[:1]
+    assert (here.cluster.forwarded, there.cluster.received) == (1, 1)
 
 
 def test_an_address_of_another_machine_is_told_in_a_sentence() -> None:
@@ -86,4 +111,6 @@ def test_show_says_in_words_who_the_members_are() -> None:
     words = _cluster(shown)
     assert words.startswith("2 of 8, shards 16 to 17; 1 at 10.8.0.1:5 up; 3 at 10.8.0.3:5 silent for ")
     assert words.endswith("; 10.8.0.4:5 never heard")
+    strayed = _cluster(Cluster(member=1, of=2, shards=1, forwarded=35))
+    assert strayed == "1 of 2, shard 0; 35 packets of others forwarded, 0 own got from them"
     assert _cluster(Cluster(draining=True)) == "draining"

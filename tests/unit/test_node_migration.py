@@ -6,7 +6,10 @@ twice, whichever machine opens.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from functools import reduce
+from operator import or_
 
 import pytest
 
@@ -164,6 +167,41 @@ def test_it_goes_back_and_forth(forgotten: bool) -> None:
     assert sessions(machines[1]) == 0
     assert sessions(machines[0]) <= 3
     assert max(len(session.sources) for session in world.client.engine.table.sessions) <= 51
+
+
+def held(machine: Machine) -> Counter[str]:
+    """What a machine holds for its peer that a move adds to."""
+    sessions = machine.node._context.sessions.values()
+    return Counter(
+        sessions=len(sessions),
+        shards=sum(run.size for session in sessions for run in session.sources),
+        windows=sum(len(session._windows) for session in sessions),
+        table=len(machine.engine.table.sessions),
+        paths=sum(len(peer.paths) for peer in machine.engine.table.peers),
+    )
+
+
+def test_nothing_piles_up_however_often_it_moves() -> None:
+    """Sessions end, and with them the shards and windows that each move adds; a life of a session has a dozen moves."""
+    world = Shared.up(timing=Timing(rekey_s=40.0, rekey_fallback_s=45.0, reject_s=60.0))
+    machines = {"client": world.client, "old": world.old, "new": world.new}
+    world.send_packets(world.client, 0.2, world.clock.now + 400.0)
+    most: list[dict[str, Counter[str]]] = []
+    source, target = world.old, world.new
+    for _ in range(60):
+        world.move(source, target)
+        seen = {name: Counter[str]() for name in machines}
+        until = world.clock.now + 6.0
+        while world.clock.now < until:
+            world.pass_s(0.25)
+            seen = {name: seen[name] | held(machine) for name, machine in machines.items()}
+        assert sessions(source) == 0, "it was not left"
+        most.append(seen)
+        source, target = target, source
+    assert world.lost() == 0
+    for name in machines:
+        second, last = (reduce(or_, (one[name] for one in part)) for part in (most[15:30], most[45:60]))
+        assert all(last[what] <= second[what] for what in last), (name, second, last)
 
 
 def test_a_handshake_under_way_does_not_keep_the_session() -> None:

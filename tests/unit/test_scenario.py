@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from lab import scenario
 from lab.attempt import unavailable
 from lab.errors import LabError
 from lab.impairment import Backend, Impairment, can_become, choose_backend
+from lab.measurement import Ground, Look, Shown
 from lab.timeline import AddressChange, Blackhole, ClockStep, LinkChange
 from lab.topology import RoutePlan
 from lab.tunnels.plain import Plain
@@ -352,6 +354,41 @@ def test_machines_of_a_cluster_find_each_other_in_a_store() -> None:
     ):
         with pytest.raises(LabError, match=words):
             scenario.parse(text.replace(before, after, 1), name="x")
+
+
+def test_a_look_compares_with_an_earlier_one_at_the_same_end() -> None:
+    text = scenario.find("replay-across").read_text()
+    for wrong in ("nobody", "many", "c-before", "b-after"):
+        with pytest.raises(LabError, match=f"probe b-after: there is no earlier look at b named '{wrong}'"):
+            scenario.parse(text.replace('since = "b-before"', f'since = "{wrong}"'), name="x")
+
+
+def path(remote: str, state: str = "usable", shard: int = 0) -> dict[str, Any]:
+    return {"local": "192.0.2.1:5", "remote": remote, "shard": shard, "state": state, "rtt_ms": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("paths", "changed"),
+    [
+        ([path("192.0.2.2:5"), path("192.0.2.3:5", "lost")], 0),
+        ([path("192.0.2.3:5", "probing"), path("192.0.2.2:5", "suspect")], 0),
+        ([path("192.0.2.2:5", "lost"), path("192.0.2.3:5", "lost")], 2),
+        ([path("192.0.2.2:5", shard=16), path("192.0.2.3:5", "lost")], 2),
+        ([path("192.0.2.2:5"), path("192.0.2.3:5", "lost"), path("192.0.2.9:5", "probing")], 1),
+        ([path("192.0.2.2:5")], 1),
+    ],
+)
+def test_a_look_counts_the_paths_that_are_not_as_they_were(
+    tmp_path: Path, paths: list[dict[str, Any]], changed: int
+) -> None:
+    said = iter([[path("192.0.2.2:5"), path("192.0.2.3:5", "lost")], paths])
+    host: Any = None
+    ground = Ground(host, host, "", tmp_path, 0, state=lambda _: {"peers": [{"paths": next(said)}]})
+    first = Look(name="before", at=1, end="left").begin(ground).finish()
+    second = Look(name="after", at=2, end="left", since="before").begin(ground).finish()
+    assert isinstance(first, Shown)
+    assert isinstance(second, Shown)
+    assert (first.paths_changed, second.paths_changed) == (None, changed)
 
 
 def test_a_store_is_needed_where_a_scenario_has_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,13 +205,13 @@ def test_the_schema_has_the_keys_of_version_1() -> None:
             "paths",
         }
     )  # fmt: skip
-    assert laptop["session"] == {"state": "established", "age_s": 63.0, "rekeys": 1, "moved": False}
+    assert laptop["session"] == {"state": "established", "age_s": 63.0, "rekeys": 1, "moved": False, "shards": 0}
     assert laptop["copies"] == "all"
     assert laptop["members"] == [
         {"shard": 4, "remotes": ["198.51.100.7:4000", "[2001:db8::7]:4000"], "weight": 255, "share": 0.75},
         {"shard": 8, "remotes": ["198.51.100.8:4000"], "weight": 85, "share": 0.25},
     ]
-    assert phone["session"] == {"state": "initiating", "age_s": None, "rekeys": 0, "moved": False}
+    assert phone["session"] == {"state": "initiating", "age_s": None, "rekeys": 0, "moved": False, "shards": 0}
     assert phone["copies"] is None
     assert laptop["paths"][0] == {
         "local": "192.0.2.10:51820",
