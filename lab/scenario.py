@@ -390,8 +390,10 @@ class Scenario(_Model, frozen=True, dict=True):
                     yield f"link {link.name} does not end at {host}"
             if link.ends[0] == link.ends[1]:
                 yield f"link {link.name} joins {link.ends[0]} to itself"
-            for texts in link.addresses.values():
-                yield from self._address_problems(f"link {link.name}", texts, inside=self.meeting is None)
+        unusable = [problem for link in self.link for problem in self._address_problems(link)]
+        if unusable:
+            yield from unusable
+            return  # what follows looks at addresses
         yield from self._tunnel_problems(hosts, links)
         yield from self._event_problems(hosts, links)
         if self.meeting is not None:
@@ -504,17 +506,17 @@ class Scenario(_Model, frozen=True, dict=True):
             if (router := getattr(event, "router", None)) and router not in {nat.router for nat in self.nat}:
                 yield f"{where}: {router} is no NAT"
 
-    @staticmethod
-    def _address_problems(where: str, texts: tuple[str, ...], *, inside: bool) -> Iterator[str]:
-        for text in texts:
+    def _address_problems(self, link: LinkModel) -> Iterator[str]:
+        for text in (text for texts in link.addresses.values() for text in texts):
             try:
                 network = ipaddress.ip_interface(text).network
             except ValueError as error:
-                yield f"{where}: {error}"
+                yield f"link {link.name}: {error}"
                 continue
-            for inner in INNER["left"] if inside else ():
+            for inner in INNER["left"] if self.meeting is None else ():
                 if network.version == inner.version and network.overlaps(inner.network):
-                    yield f"{where}: {text} overlaps {inner.network}, which is inside the tunnel; give it another"
+                    where = f"{inner.network}, which is inside the tunnel"
+                    yield f"link {link.name}: {text} overlaps {where}; give it another"
 
 
 def _slowed(expectation: Expectation, times: float) -> Expectation:

@@ -84,6 +84,11 @@ BAD = {
         WHOLE.replace('name = "one"', 'name = "one"\naddresses = { left = ["10.7.0.9/16"] }'),
         "link one: 10.7.0.9/16 overlaps 10.7.0.0/24, which is inside the tunnel; give it another",
     ),
+    "address that is none, and an end that would be looked for by address": (
+        WHOLE.replace('name = "one"', 'name = "one"\naddresses = { left = ["10.0.0.300/8"] }')
+        + '[[timeline]]\nat = 1\ndo = "process-kill"\nend = "middle"\n',
+        "'10.0.0.300/8' does not appear to be an IPv4 or IPv6 interface",
+    ),
     "address of a stranger": (
         WHOLE.replace('name = "one"', 'name = "one"\naddresses = { middle = ["10.0.0.3/8"] }'),
         "there is no host 'middle'",
