@@ -108,6 +108,17 @@ def test_a_link_that_went_down_comes_back_with_addresses_and_routes() -> None:
             assert pings(topology, "a", target), target
 
 
+@pytest.mark.parametrize("target", ["10.1.0.2", "fd01::2"])
+def test_a_neighbour_that_missed_a_question_is_asked_again_at_once(cable: Topology, target: str) -> None:
+    far = cable.link("one").end("b")
+    far.set_dark(True)
+    with cable.host("a").socket(socket.AF_INET6 if ":" in target else socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.sendto(b"", (target, 9))
+    far.set_dark(False)
+    # The kernel's own second would not be over when this gives up.
+    assert pings(cable, "a", target)
+
+
 def test_the_second_best_route_takes_over_when_its_link_goes_down() -> None:
     links = (
         LinkPlan("near", (end("a", "10.1.0.1/24"), end("b", "10.1.0.2/24"))),
