@@ -14,18 +14,23 @@ import time
 from collections.abc import Callable
 from typing import Self
 
+from centipede.system.udp import set_receive_buffer
+
 LONGEST_SLEEP_S = 30.0
 """After more than this, the machine may as well be a copy."""
 
 _NETLINK_KOBJECT_UEVENT = 15
 _KERNEL_EVENTS = 1
 """The group of what the kernel sends; udev's is 2."""
+_BUFFER_BYTES = 4 * 1024 * 1024
+"""Events come in floods, when containers start, and one that was lost counts as the sign."""
 _SIGN = b"NEW_VMGENID=1"
 
 
 def _open() -> socket.socket:
     kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     events = socket.socket(socket.AF_NETLINK, kind, _NETLINK_KOBJECT_UEVENT)
+    set_receive_buffer(events, _BUFFER_BYTES)
     events.bind((0, _KERNEL_EVENTS))
     return events
 

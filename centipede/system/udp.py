@@ -67,7 +67,7 @@ def _configure(
     send_buffer_bytes: int,
 ) -> None:
     sock.setblocking(False)
-    _set_buffer(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF, receive_buffer_bytes)
+    set_receive_buffer(sock, receive_buffer_bytes)
     _set_buffer(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF, send_buffer_bytes)
     if local.version == 6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -76,6 +76,11 @@ def _configure(
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
     if mark is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+
+
+def set_receive_buffer(sock: socket.socket, size_bytes: int) -> None:
+    """Let a socket hold this much beyond net.core.rmem_max where that is permitted, else up to it."""
+    _set_buffer(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF, size_bytes)
 
 
 def _set_buffer(sock: socket.socket, force: int, ordinary: int, size_bytes: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Iterator
 
@@ -88,3 +89,8 @@ def test_the_kernel_lets_itself_be_listened_to() -> None:
     with CloneWatch() as watch:
         assert watch.fileno() >= 0
         assert watch.take() is None
+
+
+def test_a_flood_of_events_has_room() -> None:
+    with CloneWatch() as watch, socket.socket(fileno=os.dup(watch.fileno())) as events:
+        assert events.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > 212_992  # the kernel's own
