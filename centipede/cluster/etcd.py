@@ -8,7 +8,6 @@ sealed (record.py).
 from __future__ import annotations
 
 import base64
-import binascii
 import http.client
 import json
 import ssl
@@ -202,7 +201,7 @@ def _integer(answer: dict[str, Any], key: str) -> int:
     value = answer.get(key, 0)
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # JSON as Python reads it has Infinity
         raise StoreError(f"gave no number for {key}") from None
 
 
@@ -219,5 +218,5 @@ def _range(answer: dict[str, Any], index: int) -> tuple[int, tuple[Value, ...]]:
             for each in kvs
         )
         return (_integer(kvs[0], "version") if kvs else 0), values
-    except (KeyError, IndexError, TypeError, AttributeError, UnicodeDecodeError, binascii.Error):
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
         raise StoreError("gave an answer that makes no sense") from None

@@ -267,7 +267,16 @@ def test_what_was_left_while_it_was_gone_is_put_when_it_is_back(endpoint: str, j
 
 
 @pytest.mark.parametrize(
-    "answer", [b"", b"[]", b"{}", b"[" * 100000, b'{"header":{"revision":"x"},"responses":[{},{},{}]}']
+    "answer",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"[" * 100000,
+        b'{"header":{"revision":"x"},"responses":[{},{},{}]}',
+        b'{"header":{"revision":1e999},"responses":[' + b",".join([b'{"response_range":{}}'] * 3) + b"]}",
+        b'{"header":{},"responses":[' + b",".join([b'{"response_range":{"kvs":[{"key":"\xc3\xa9"}]}}'] * 3) + b"]}",
+    ],
 )
 def test_an_answer_that_makes_no_sense_is_a_store_that_is_gone(join: Join, memory: Memory, answer: bytes) -> None:
     memory.answer = answer
