@@ -84,7 +84,7 @@ class ControlServer:
             response = Response(VERSION, result=msgspec.Raw(msgspec.json.encode(self._handle(request))))
         except CentipedeError as error:
             response = Response(VERSION, error=str(error))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             response = Response(VERSION, error=f"not a request: {error}")
         return msgspec.json.encode(response) + b"\n"
 

@@ -61,7 +61,7 @@ class StateFile:
             if state.version != 1:
                 raise ValueError(f"version {state.version}")
             records = [_record(key, peer) for key, peer in state.peers.items()]
-        except ValueError as error:  # msgspec's errors are ValueErrors
+        except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
             aside = self._path.with_suffix(".corrupt")
             log.warning("state file %s is damaged (%s); moved to %s, going on without it", self._path, error, aside)
             try:

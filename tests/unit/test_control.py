@@ -144,6 +144,8 @@ def read_lines(client: socket.socket, count: int) -> list[bytes]:
         b'{"command":"peer-remove","peer":7}',
         b'{"command":"sync","file":{}}',
         b'{"command":"show"',
+        b'{"command":"peer-remove","peer":"\xff"}',
+        b'{"command":"peer-add","table":{"name":' + b"[" * 30000,
     ],
 )
 def test_what_is_no_request_is_answered_by_a_sentence(tmp_path: Path, request_: bytes) -> None:

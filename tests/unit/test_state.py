@@ -57,6 +57,7 @@ def test_only_the_owner_may_read_it_and_no_other_file_stays(path: Path) -> None:
         b"",
         b"{",
         b"\xff\xff",
+        b'{"peers":{"' + b"x" * 44 + b'":{"no":' + b"[" * 100000,
         b"[]",
         b'{"version":2,"identity":"","peers":{}}',
         b'{"version":1,"identity":"","peers":{"short":{}}}',
