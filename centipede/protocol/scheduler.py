@@ -57,6 +57,8 @@ _REST_BEATS = 100
 """for so many; each time for twice as long,"""
 _MOST_REST_BEATS = 1600
 """but not longer than this."""
+_LONGEST_DELAY_S = 60.0
+"""A peer may say anything of its clock; no packet is under way for longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,7 +461,7 @@ def _lanes(first: Candidate, candidates: Sequence[Candidate]) -> tuple[Lane, ...
     least_s = min(transits.values())
     lanes = []
     for candidate in sorted(sound, key=lambda candidate: (candidate is not first, candidate.path.path)):
-        delay_s = transits[candidate.path.path] - least_s
+        delay_s = min(transits[candidate.path.path] - least_s, _LONGEST_DELAY_S)
         if candidate is not first and delay_s > LONGEST_REORDER_S:
             continue  # the peer would not wait for what comes this way
         rate = candidate.rate_bytes_per_s

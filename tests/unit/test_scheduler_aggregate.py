@@ -218,6 +218,13 @@ def test_while_lanes_rest_the_path_that_delivered_most_carries_all() -> None:
     assert [path.path for path in selection.paths] == [1]
 
 
+def test_a_delay_that_cannot_be_true_still_fits_what_engines_take() -> None:
+    """The peer's clock is the peer's word: 64 bits of microseconds."""
+    lanes = create("aggregate", None).choose([near(1, rate_bytes_per_s=1e6, transit_s=2.0**64 / 1e6), near(2)]).lanes
+    assert [lane.path.path for lane in lanes] == [1, 2]
+    assert max(lane.delay_s for lane in lanes) * 1e9 < 2**63
+
+
 def test_lanes_that_do_worse_than_one_path_rest() -> None:
     scheduler = create("aggregate", 2)
 
