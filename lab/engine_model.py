@@ -111,7 +111,8 @@ class EngineModel:
     def _receive(self, came: float, local: Endpoint, remote: Endpoint, data: bytes) -> None:
         header = parse_header(data)
         path = self._path(local, remote)
-        if is_handshake(data) or (header is not None and header.control):
+        known = header is not None and any(one.base == header.base for one in self._table.sessions)
+        if is_handshake(data) or (header is not None and header.control and known):
             received = self._paths[path.path].rx_packets if path else 0
             self._events.append(Datagram(local, remote, data, self._now(), received))
             return

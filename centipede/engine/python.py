@@ -331,9 +331,15 @@ class _Worker:
     def _pass_control(
         self, datagram: bytes, header: Header, local: Endpoint, remote: SocketAddress, now: float
     ) -> None:
-        """Hand session control to the node, with the number of data packets that came over its path."""
+        """Hand session control to the node, with the number of data packets that came over its path.
+
+        What names no session goes no further: strangers must not fill the ring that heartbeats go up by.
+        """
         inlet = self._view.inlets.get(header.base)
-        path = None if inlet is None else self._view.paths[local].get((inlet.peer, remote))
+        if inlet is None:
+            self.drops[DropReason.UNKNOWN_SESSION] += 1
+            return
+        path = self._view.paths[local].get((inlet.peer, remote))
         received = 0 if path is None else path.received()
         self._tell(DropReason.CONTROL_RING_FULL, Datagram(local, endpoint_of(remote), datagram, now, received))
 

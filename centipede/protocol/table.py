@@ -180,7 +180,7 @@ class ForwardingTable:
 
 @dataclass(frozen=True, slots=True)
 class Datagram:
-    """A datagram that is not data (class 0), unopened: a handshake message or session control (class 1)."""
+    """A datagram that is not data, unopened: a handshake message, or control (class 1) of a session in the table."""
 
     local: Endpoint
     remote: Endpoint

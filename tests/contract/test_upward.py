@@ -65,8 +65,6 @@ def test_control_goes_up_with_the_count_of_its_path(make_rig: MakeRig) -> None:
         stranger.sendto(control, rig.locals[0])
         event = rig.event(Datagram)
     assert (event.data, event.path_received) == (control, 0)
-    rig.inject(rig.seal(9, bytes(64), control=True, base=b"nobody"))
-    assert rig.event(Datagram).path_received == 0
 
 
 def test_a_workers_events_keep_their_order(make_rig: MakeRig) -> None:
@@ -116,6 +114,20 @@ def test_a_flood_of_control_starves_nobody(make_rig: MakeRig) -> None:
     assert len(controls) == RING_SIZE
     assert isinstance(handshake, Datagram)
     assert handshake.data == b"\x81 handshake"
+
+
+def test_control_of_no_session_takes_nobodys_place(make_rig: MakeRig) -> None:
+    """Anybody can make it: it must not fill the ring that heartbeats go up by."""
+    rig = make_rig()
+    rig.inject(rig.seal(0, bytes(64), control=True))
+    rig.expect_drops({DropReason.UNKNOWN_SESSION: 1})
+    rig.apply()
+    for number in range(RING_SIZE + 7):
+        rig.inject(rig.seal(number, bytes(64), control=True, base=b"nobody"))
+    heartbeat = rig.seal(0, bytes(64), control=True)
+    rig.inject(heartbeat)
+    assert rig.event(Datagram).data == heartbeat
+    rig.expect_drops({DropReason.UNKNOWN_SESSION: RING_SIZE + 8})
 
 
 def test_new_remotes_without_number_are_bounded(make_rig: MakeRig) -> None:

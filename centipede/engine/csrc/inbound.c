@@ -72,13 +72,19 @@ tell_handshake(struct worker *w, const struct arrival *a, const uint8_t *datagra
 	worker_tell(w, &event, datagram, bytes);
 }
 
+/* What names no session goes no further: strangers must not fill the ring that heartbeats go up by. */
 static void
 tell_control(struct worker *w, struct arrival *a, const uint8_t *datagram, size_t bytes)
 {
-	struct engine_event event = event_of(w, a, ENGINE_EVENT_CONTROL, 0);
+	struct engine_event event;
 	unsigned i;
 
-	if (find_session(w, a, load_be64(datagram + 8) >> 16) != NULL && a->path != NULL)
+	if (find_session(w, a, load_be64(datagram + 8) >> 16) == NULL) {
+		drop(w->drops, DROP_UNKNOWN_SESSION, 1);
+		return;
+	}
+	event = event_of(w, a, ENGINE_EVENT_CONTROL, 0);
+	if (a->path != NULL)
 		for (i = 0; i < WORKERS_MAX; i++)
 			event.path_received += counter_read(&a->path->workers[i].rx_packets);
 	worker_tell(w, &event, datagram, bytes);
