@@ -25,6 +25,7 @@ MEETING = "meeting"
 PAIRING = "pairing"
 """What a pairing found (lab/pairing.py), named like a probe; below it are its rows."""
 _EVERY_ROW = f"{PAIRING}.*."
+_UNITS_S = {"_us": 1e-6, "_ms": 1e-3, "_s": 1.0}
 
 
 class Outcome(Enum):
@@ -60,6 +61,8 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     equals: float | None = None
     at_least: float | None = None
     at_most: float | None = None
+    above: str | None = None
+    """A time that the same run measured, such as ``echo.max_us``: the bounds are for what the figure has beyond it."""
     tunnels: tuple[str, ...] = ("centipede",)
     """Whom it binds: a tunnel by name, with all its variants (``centipede`` binds ``centipede-python``)."""
 
@@ -67,7 +70,8 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def bound(self) -> str:
         """The bounds in words."""
         words = (("=", self.equals), (">=", self.at_least), ("<=", self.at_most))
-        return " and ".join(f"{sign} {value:g}" for sign, value in words if value is not None)
+        bounds = " and ".join(f"{sign} {value:g}" for sign, value in words if value is not None)
+        return f"{bounds} above {self.above}" if bounds and self.above else bounds
 
     def binds(self, tunnel: str) -> bool:
         """Whether the expectation is this tunnel's."""
@@ -83,12 +87,15 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def judge(self, tunnel: str, values: Mapping[str, Any]) -> Judgement:
         """Judge the results of a run, given by probe name."""
-        found = read_figure(values, self.figure)
+        found = held = read_figure(values, self.figure)
+        if self.above is not None:
+            base = read_figure(values, self.above)
+            held = None if found is None or base is None else _seconds(self.figure, found) - _seconds(self.above, base)
         met = (
-            found is not None
-            and (self.equals is None or found == self.equals)
-            and (self.at_least is None or found >= self.at_least)
-            and (self.at_most is None or found <= self.at_most)
+            held is not None
+            and (self.equals is None or held == self.equals)
+            and (self.at_least is None or held >= self.at_least)
+            and (self.at_most is None or held <= self.at_most)
         )
         outcome = Outcome.MEASURED if not self.binds(tunnel) else Outcome.MET if met else Outcome.MISSED
         return Judgement(figure=self.figure, bound=self.bound, found=found, met=met, outcome=outcome)
@@ -105,19 +112,44 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
         Given are the scenario's probes, hosts of members, whether it is a meeting, and the rows of its pairing.
         """
-        probe, _, rest = self.figure.partition(".")
         if not self.bound:
             yield f"expect {self.figure}: give equals, at_least or at_most"
-        if probe in (*STATES, *PROGRAMS, *SOCKETS) or probe in members or (meeting and probe == MEETING):
-            return
-        if probe == PAIRING and rest.partition(".")[0] in rows:
-            return
-        if probe not in measurements:
-            yield f"expect {self.figure}: there is no probe {probe!r}"
-            return
-        fields = measurements[probe].result.__struct_fields__
-        if rest.partition(".")[0] not in fields:
-            yield f"expect {self.figure}: a {type(measurements[probe]).__name__} probe has {', '.join(fields)}"
+        if self.above is not None:
+            yield from (f"expect {each}: is no time" for each in (self.figure, self.above) if not _unit_s(each))
+        for figure in (self.figure, self.above):
+            if figure is not None:
+                yield from _unknown(figure, measurements, members, meeting=meeting, rows=rows)
+
+
+def _unknown(
+    figure: str,
+    measurements: Mapping[str, Measurement],
+    members: Collection[str],
+    *,
+    meeting: bool,
+    rows: Collection[str],
+) -> Iterator[str]:
+    """Yield what is wrong with the name of a figure."""
+    probe, _, rest = figure.partition(".")
+    if probe in (*STATES, *PROGRAMS, *SOCKETS) or probe in members or (meeting and probe == MEETING):
+        return
+    if probe == PAIRING and rest.partition(".")[0] in rows:
+        return
+    if probe not in measurements:
+        yield f"expect {figure}: there is no probe {probe!r}"
+        return
+    fields = measurements[probe].result.__struct_fields__
+    if rest.partition(".")[0] not in fields:
+        yield f"expect {figure}: a {type(measurements[probe]).__name__} probe has {', '.join(fields)}"
+
+
+def _unit_s(figure: str) -> float | None:
+    """The unit that the name of a time ends with."""
+    return next((unit_s for ending, unit_s in _UNITS_S.items() if figure.endswith(ending)), None)
+
+
+def _seconds(figure: str, value: float) -> float:
+    return value * (_unit_s(figure) or 1.0)
 
 
 def read_figure(values: Any, path: str) -> float | None:

@@ -4,8 +4,8 @@ Owns the thread that looks, and the account. Must not know tunnels or scenarios.
 kernel tells of it, on a netlink socket of the lab's own in the host's namespace, and stops when the kernel's list of
 UDP sockets shows it followed; looking takes some milliseconds, which count. What is not followed at all counts with
 the time it was waited for. Where the lab itself, on a busy machine, did not get to look for a while and then found a
-change followed, nobody knows when that was: such a change is counted and not timed. Invariant: after ``stop`` nobody
-looks any more.
+change followed, nobody knows when that was: such a change is counted and not timed, unless there is no other.
+Invariant: after ``stop`` nobody looks any more.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class SocketAccount(msgspec.Struct, frozen=True, kw_only=True):
     """How many addresses came, and went."""
     slowest_opened_s: float | None
     slowest_dropped_s: float | None
-    """None where none that was seen came, or went."""
+    """Of those that were seen, of all where none was; None where none came, or went."""
     unseen: int
     """How many of them the lab was too busy to time."""
     changes: list[Followed]
@@ -120,7 +120,7 @@ class Follower:
 
 
 def _slowest_s(changes: Sequence[Followed]) -> float | None:
-    return max((each.after_s for each in changes if each.seen), default=None)
+    return max((each.after_s for each in [each for each in changes if each.seen] or changes), default=None)
 
 
 class SocketWatch:

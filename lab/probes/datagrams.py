@@ -39,7 +39,11 @@ class StreamResult(msgspec.Struct, frozen=True, kw_only=True):
     """Monotonic time of the first datagram, from which ``series`` counts."""
     interval_s: float
     series: list[Interval]
-    # None in results that are older than flows.
+    # None in results that are older than the figures, and of a stream without a rate.
+    median_outage_s: float | None = None
+    """Of the times for which ``OUTAGE_DATAGRAMS`` or more in a row were lost, by the rate at which they were sent."""
+    longest_outage_s: float | None = None
+    """``longest_lost_run`` likewise. A stop of the machine, after which everything arrives, is a gap and no outage."""
     flows_with_loss: int | None = None
     """Flows of which something was lost."""
     longest_flow_gap_s: float | None = None
@@ -53,6 +57,7 @@ class StreamResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def combine(spec: StreamSpec, sent: Sent, received: Received) -> StreamResult:
     """The two accounts as one."""
+    longest_lost_run = max(received.longest_lost_run, sent.offered - 1 - received.highest)
     return StreamResult(
         planned=spec.count,
         sent=sent.offered,
@@ -62,8 +67,10 @@ def combine(spec: StreamSpec, sent: Sent, received: Received) -> StreamResult:
         duplicated=received.duplicated,
         reordered=received.reordered,
         foreign=received.foreign,
-        longest_lost_run=max(received.longest_lost_run, sent.offered - 1 - received.highest),
+        longest_lost_run=longest_lost_run,
         longest_gap_s=_gap_s(sent, received),
+        median_outage_s=received.median_outage / spec.rate if spec.rate else None,
+        longest_outage_s=longest_lost_run / spec.rate if spec.rate else None,
         flows_with_loss=sum(
             flow.received < len(range(number, sent.offered, spec.flows)) for number, flow in enumerate(received.flows)
         ),

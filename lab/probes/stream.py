@@ -42,6 +42,8 @@ _RECEIVE_CHUNK = 16384
 _SOCKET_BUFFER_BYTES = 8 << 20
 _WAKE_UP_S = 0.05
 LONGEST_DRAIN_S = 5.0
+OUTAGE_DATAGRAMS = 10
+"""So many in a row that did not come are no accident."""
 _FLOW_PORT = 20480
 _MOST_FLOWS = 4096
 _LATE_S = 1.0
@@ -140,6 +142,8 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     foreign: int
     longest_lost_run: int
     """Most consecutive numbers up to the highest one received that never came."""
+    median_outage: float
+    """Median length of those runs of them that are ``OUTAGE_DATAGRAMS`` or longer; 0 without any."""
     highest: int
     """Highest number received, -1 if none."""
     first_ns: int
@@ -236,12 +240,15 @@ class Account:
         """The account so far."""
         spec = self._spec
         edges = [-(-i * spec.count // spec.intervals) for i in range(spec.intervals + 1)]
+        runs = _zero_runs(self._seen[: self._all.highest + 1])
+        outages = runs[runs >= OUTAGE_DATAGRAMS]
         return Received(
             received=int(self._received.sum()),
             duplicated=int(self._duplicated.sum()),
             reordered=self._reordered,
             foreign=self._foreign,
-            longest_lost_run=_longest_zero_run(self._seen[: self._all.highest + 1]),
+            longest_lost_run=int(runs.max(initial=0)),
+            median_outage=float(np.median(outages)) if len(outages) else 0.0,
             highest=self._all.highest,
             first_ns=self._all.first_ns,
             last_ns=self._all.last_ns,
@@ -272,12 +279,9 @@ class Account:
         return {name: round(value / 1e3, 3) for name, value in figures.items()}
 
 
-def _longest_zero_run(seen: NDArray[np.uint8]) -> int:
-    ones = np.flatnonzero(seen)
-    if not len(ones):
-        return len(seen)
-    edges = np.concatenate(([-1], ones, [len(seen)]))
-    return int(np.diff(edges).max()) - 1
+def _zero_runs(seen: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Lengths of the runs of zeros before each one and after the last."""
+    return np.diff(np.concatenate(([-1], np.flatnonzero(seen), [len(seen)]))) - 1
 
 
 def send(spec: StreamSpec, stop: threading.Event) -> Sent:

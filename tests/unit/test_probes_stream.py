@@ -140,6 +140,19 @@ def test_each_flow_has_its_own_order_losses_and_gaps() -> None:
     assert result.longest_flow_gap_s == pytest.approx(0.056), "from 4 to the end, where 6 should have come"
 
 
+def test_outages_are_long_runs_of_losses() -> None:
+    stream = spec(count=100, rate=1000)
+    numbers = [0, 2, 13, 33, 70]  # lost between them: 1, 10, 19 and 36; what was lost after the last is none of them
+    received = account(numbers, count=100)
+    assert received.median_outage == 19
+    sent = Sent(offered=100, refused=0, errors={}, began_ns=0, ended_ns=100 * MS)
+    result = combine(stream, sent, received)
+    assert result.median_outage_s == pytest.approx(0.019)
+    assert result.longest_outage_s == pytest.approx(0.036)
+    assert account([0, 2, 3]).median_outage == 0
+    assert Account(stream).result().median_outage == 0
+
+
 @pytest.mark.parametrize(
     "wrong", [{"flows": 0}, {"flows": 5000}, {"count": 0}, {"count": 10**9}, {"size": 23}, {"rate": -1}]
 )

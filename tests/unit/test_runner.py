@@ -53,6 +53,25 @@ def test_a_figure_is_held_to_its_bounds(bounds: dict[str, float], outcome: Outco
     assert (judgement.outcome, judgement.bound, judgement.found) == (outcome, words, 3.0)
 
 
+ABOVE = (
+    ({"at_most": 0.006}, "gap_s", "echo.max_us", Outcome.MET),
+    ({"at_most": 0.004}, "gap_s", "echo.max_us", Outcome.MISSED),
+    ({"at_most": 0.006}, "gap_s", "echo.min_us", Outcome.MISSED),
+    ({"at_least": 0.005, "at_most": 0.005}, "gap_s", "echo.max_ms", Outcome.MISSED),
+)
+
+
+@pytest.mark.parametrize(("bounds", "figure", "above", "outcome"), ABOVE)
+def test_a_time_is_held_to_another_time_of_the_run(
+    bounds: dict[str, float], figure: str, above: str, outcome: Outcome
+) -> None:
+    values = {"stream": {"gap_s": 0.105}, "echo": {"max_us": 100_000.0}}
+    expectation = Expectation(figure=f"stream.{figure}", above=above, **bounds)  # type: ignore[arg-type]
+    judgement = expectation.judge("centipede", values)
+    assert (judgement.outcome, judgement.found) == (outcome, 0.105)
+    assert judgement.bound.endswith(f" above {above}")
+
+
 def test_a_figure_that_is_not_there_is_a_miss() -> None:
     judgement = Expectation(figure="stream.late", equals=0).judge("centipede", VALUES)
     assert (judgement.outcome, judgement.found) == (Outcome.MISSED, None)

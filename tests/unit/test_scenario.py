@@ -138,6 +138,14 @@ BAD = {
         "a Datagrams probe has planned, sent",
     ),
     "expectation without a bound": (WHOLE + '[[expect]]\nfigure = "stream.lost"\n', "give equals, at_least or at_most"),
+    "expectation above what is no time": (
+        WHOLE + '[[expect]]\nfigure = "stream.longest_gap_s"\nat_most = 1\nabove = "stream.lost"\n',
+        "expect stream.lost: is no time",
+    ),
+    "expectation above no probe": (
+        WHOLE + '[[expect]]\nfigure = "stream.longest_gap_s"\nat_most = 1\nabove = "echo.max_us"\n',
+        "expect echo.max_us: there is no probe 'echo'",
+    ),
     "no time at all": (WHOLE.replace("budget_s = 10", "budget_s = 0"), "budget_s must be greater than 0"),
 }
 

@@ -48,6 +48,14 @@ def test_what_the_lab_was_too_busy_to_see_is_not_timed() -> None:
     assert (found.opened, found.unseen, found.slowest_opened_s) == (2, 1, 0.51)
 
 
+def test_where_the_lab_saw_nothing_happen_it_took_no_longer_than_until_it_looked() -> None:
+    follower = Follower({ONE})
+    follower.change(1.0, {ONE, TWO})
+    follower.look(1.05, {ONE, TWO})
+    found = follower.account("left", 4.0, 0.0)
+    assert (found.unseen, found.slowest_opened_s) == (1, 0.05)
+
+
 def test_a_run_without_changes_has_no_slowest() -> None:
     found = Follower(()).account("left", 4.0, 0.0)
     assert (found.slowest_opened_s, found.slowest_dropped_s, found.changes) == (None, None, [])
