@@ -54,7 +54,7 @@ from centipede.engine.view import Hop, Inlet, Once, Outlet, Plan, State, View, c
 from centipede.protocol.counters import EngineCounters
 from centipede.protocol.drops import DropReason
 from centipede.protocol.endpoint import Endpoint
-from centipede.protocol.inner import clamp_mss, finish_inner, is_urgent, read_inner
+from centipede.protocol.inner import clamp_mss, cut_tcp, finish_inner, is_urgent, read_inner
 from centipede.protocol.session import COUNTER_LIMIT, Header, is_handshake, parse_header
 from centipede.protocol.table import Datagram, Event, FirstData, Foreign, ForwardingTable, NewRemote, Resumed
 from centipede.protocol.window import Verdict
@@ -238,17 +238,22 @@ class _Worker:
             self._tell(DropReason.EVENT_RING_FULL, Resumed(outlet.number, now))
 
     def _transmit(self, plan: Plan, packet: bytes) -> None:
-        """Seal a packet once and send the same bytes on each path it goes to by the plan."""
+        """Send a packet by the plan, cut if need be."""
+        urgent = bool(plan.urgent) and is_urgent(packet)
+        narrow_bytes = self._view.narrow_bytes
+        for part in cut_tcp(clamp_mss(packet, narrow_bytes), narrow_bytes) if narrow_bytes else (packet,):
+            self._seal(plan, part, urgent)
+
+    def _seal(self, plan: Plan, packet: bytes, urgent: bool) -> None:
+        """Seal a packet once and send the same bytes on each path it goes to."""
         counter = plan.counter.next
         if counter >= COUNTER_LIMIT:
             self.drops[DropReason.COUNTER_LIMIT] += 1
             return
-        if self._view.narrow_bytes:
-            packet = clamp_mss(packet, self._view.narrow_bytes)
         plan.counter.next = counter + 1  # before use: a counter may be wasted, never repeated
         datagram = plan.sealer.seal(counter, source=plan.source, base=plan.base, shard=plan.shard, plaintext=packet)
         hops: tuple[Hop, ...] = plan.hops
-        if plan.urgent and is_urgent(packet):
+        if urgent:
             hops = plan.urgent
         elif plan.lanes:
             hops = choose_lane(plan.lanes, len(datagram), self._clock()).hops

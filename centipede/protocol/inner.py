@@ -20,6 +20,8 @@ _UDP = 17
 _IPV6_HEADER = 40
 _CONTROL_FLAGS = 0x07  # FIN, SYN, RST
 _SYN = 0x02
+_UNCUT_FLAGS = 0x26  # SYN, RST, URG
+_LAST_FLAGS, _FIRST_FLAGS = 0x09, 0x80  # FIN and PSH; CWR
 _OPTIONS_END, _OPTION_NONE, _OPTION_MSS = 0, 1, 2
 
 URGENT_BYTES = 256
@@ -118,6 +120,44 @@ def _with_mss(packet: bytes, start: int, at: int, most: int) -> bytes:
     total = (total & 0xFFFF) + (total >> 16)
     changed[field : field + 2] = (total ^ 0xFFFF).to_bytes(2, "big")
     return bytes(changed)
+
+
+def cut_tcp(packet: bytes, largest_bytes: int) -> list[bytes]:
+    """The packet, or if it is TCP over IPv6 and of more than so many bytes, shorter ones that carry the same.
+
+    It is cut as segmentation offload does. Left as it is: what has extension headers or urgent data, begins or breaks
+    off a connection, or has a wrong checksum, which would become right. For packets that :func:`read_inner` took.
+    """
+    length = _IPV6_HEADER + (packet[4] << 8 | packet[5])
+    if packet[0] >> 4 != 6 or packet[6] != _TCP or length <= largest_bytes:
+        return [packet]
+    segment = packet[_IPV6_HEADER:length]
+    if len(segment) < 20 or segment[13] & _UNCUT_FLAGS or not 20 <= segment[12] >> 4 << 2 <= len(segment):
+        return [packet]
+    if _tcp6_checksum(packet, segment):
+        return [packet]
+    header, payload = segment[: segment[12] >> 4 << 2], segment[segment[12] >> 4 << 2 :]
+    most = largest_bytes - _IPV6_HEADER - len(header)
+    sequence = int.from_bytes(header[4:8], "big")
+    cut = []
+    for at in range(0, len(payload), most):
+        piece = payload[at : at + most]
+        made = bytearray(header + piece)
+        made[4:8] = ((sequence + at) % 2**32).to_bytes(4, "big")
+        if at + most < len(payload):
+            made[13] &= ~_LAST_FLAGS
+        if at > 0:
+            made[13] &= ~_FIRST_FLAGS
+        made[16:18] = bytes(2)
+        made[16:18] = _tcp6_checksum(packet, made).to_bytes(2, "big")
+        cut.append(packet[:4] + len(made).to_bytes(2, "big") + packet[6:_IPV6_HEADER] + bytes(made))
+    return cut
+
+
+def _tcp6_checksum(packet: bytes, segment: BytesLike) -> int:
+    """Of a TCP segment between the addresses of an IPv6 packet; 0 if the segment holds it already."""
+    pseudo = packet[8:_IPV6_HEADER] + len(segment).to_bytes(4, "big") + _TCP.to_bytes(4, "big")
+    return _ones_complement_sum(pseudo + bytes(segment)) ^ 0xFFFF
 
 
 def flow_hash(packet: BytesLike) -> int:

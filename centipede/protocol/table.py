@@ -173,7 +173,8 @@ class ForwardingTable:
     sessions: tuple[ReceiveSession, ...] = ()
     narrow_bytes: int = 0
     """The largest inner packet that all paths carry, where that is less than an interface's MTU can say. No SYN
-    that is sent asks for TCP segments which make larger ones. 576 at least; 0: the interface can say it."""
+    that is sent asks for TCP segments which make larger ones, and over IPv6 segments that do are cut. 576 at least; 0:
+    the interface can say it."""
     forwards: bool = False
     """Data for a shard that is not this machine's goes up as :class:`Foreign` instead of being dropped."""
 

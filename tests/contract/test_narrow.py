@@ -1,4 +1,4 @@
-"""What a SYN asks for where the interface cannot say how narrow the paths are. docs/protocol.md "Path MTU"."""
+"""What becomes of TCP where the interface cannot say how narrow the paths are. docs/protocol.md "Path MTU"."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.contract.packets import TCP, checksum, ip, udp
 
 MakeRig = Callable[..., Rig]
 
-FIN, SYN, ACK = 0x01, 0x02, 0x10
+FIN, SYN, RST, PSH, ACK, URG, CWR = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x80
 NARROW = 1200
 NOP, WINDOW_SCALE, SACK = b"\x01", b"\x03\x03\x07", b"\x04\x02"
 
@@ -21,14 +21,21 @@ def mss(size: int) -> bytes:
     return b"\x02\x04" + size.to_bytes(2, "big")
 
 
-def tcp(options: bytes, *, flags: int = SYN, version: int = 4, payload: bytes = b"", words: int | None = None) -> bytes:
+def tcp(
+    options: bytes,
+    *,
+    flags: int = SYN,
+    version: int = 4,
+    payload: bytes = b"",
+    words: int | None = None,
+    sequence: int = 1,
+) -> bytes:
     """A TCP packet with a right checksum; ``words`` is what it says of its header's length."""
     source, destination = (LOCAL_ADDRESS, PEER_ADDRESS) if version == 4 else (LOCAL_ADDRESS_6, PEER_ADDRESS_6)
     options += bytes(-len(options) % 4)
     length = (20 + len(options)) // 4 if words is None else words
-    head = (
-        bytes.fromhex("0fa0 1388 0000 0001 0000 0000") + bytes([length << 4, flags]) + bytes.fromhex("ffff 0000 0000")
-    )
+    head = bytes.fromhex("0fa0 1388") + sequence.to_bytes(4, "big") + bytes(4)
+    head += bytes([length << 4, flags]) + bytes.fromhex("ffff 0000 0000")
     segment = head + options + payload
     pseudo = ip_address(source).packed + ip_address(destination).packed + len(segment).to_bytes(4, "big")
     value = checksum(pseudo + bytes([0, 0, 0, TCP]) + segment)
@@ -130,3 +137,61 @@ def test_what_waited_for_a_session_is_clamped_as_well(make_rig: MakeRig) -> None
     rig.events(1)
     rig.apply(narrow_bytes=NARROW)
     assert rig.unseal(rig.remotes[0].take()) == tcp(mss(NARROW - 40))
+
+
+# Connections over IPv6 that are older than the narrow path.
+
+
+@pytest.mark.parametrize("options", [b"", NOP * 2 + b"\x08\x0a" + bytes(range(8))], ids=["bare", "with timestamps"])
+@pytest.mark.parametrize("size", [1, 2, 3, 80, 1140, 1141])
+def test_what_is_too_long_is_cut(make_rig: MakeRig, options: bytes, size: int) -> None:
+    """``size`` is how much is too long."""
+    rig = make_rig()
+    rig.apply(narrow_bytes=NARROW)
+    most = NARROW - 60 - len(options)
+    payload = bytes(n * 13 % 251 for n in range(most + size))
+    sequence = 2**32 - 700
+    rig.tun.ends[0].socket.send(
+        tcp(options, flags=CWR | ACK | PSH | FIN, version=6, payload=payload, sequence=sequence) + b"what is behind"
+    )
+    starts = range(0, len(payload), most)
+    expected = [
+        tcp(
+            options,
+            flags=ACK | (0 if start else CWR) | (PSH | FIN if start + most >= len(payload) else 0),
+            version=6,
+            payload=payload[start : start + most],
+            sequence=(sequence + start) % 2**32,
+        )
+        for start in starts
+    ]
+    assert [rig.unseal(datagram) for datagram in rig.remotes[0].take_many(len(expected))] == expected
+    assert not rig.drops()
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        tcp(b"", flags=ACK, version=6, payload=bytes(NARROW - 60)),
+        tcp(b"", flags=SYN, version=6, payload=bytes(NARROW)),
+        tcp(b"", flags=RST, version=6, payload=bytes(NARROW)),
+        tcp(b"", flags=ACK | URG, version=6, payload=bytes(NARROW)),
+        tcp(b"", flags=ACK, version=6, payload=bytes(NARROW))[:-1] + b"\x01",
+        tcp(b"", flags=ACK, version=6, payload=bytes(NARROW), words=4),
+        tcp(b"", flags=ACK, version=4, payload=bytes(NARROW)),
+        udp(LOCAL_ADDRESS_6, PEER_ADDRESS_6, bytes(NARROW)),
+        ip(LOCAL_ADDRESS_6, PEER_ADDRESS_6, bytes([TCP, 0, 1, 4, 0, 0, 0, 0]) + bytes(NARROW), protocol=60),
+    ],
+    ids=["fits", "SYN", "RST", "URG", "damaged", "no whole header", "IPv4", "UDP", "extension header"],
+)
+def test_nothing_else_is_cut(make_rig: MakeRig, packet: bytes) -> None:
+    rig = make_rig()
+    rig.apply(narrow_bytes=NARROW)
+    assert through(rig, packet) == packet
+
+
+def test_nothing_is_cut_where_paths_are_wide(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    rig.apply()
+    packet = tcp(b"", flags=ACK, version=6, payload=bytes(1300))
+    assert through(rig, packet) == packet

@@ -195,6 +195,19 @@ def test_a_syn_asks_for_no_more_than_fits_whether_its_checksum_is_done_or_not(
         assert finish_inner(plaintext) == most.packet
 
 
+@pytest.mark.parametrize("segment_bytes", [0, 1100, 1348])
+def test_superpackets_and_undone_packets_are_cut_to_fit(engine: str, segment_bytes: int) -> None:
+    whole = Segment(payload(5000 if segment_bytes else 1300), TCP, 6, flags=ACK | PSH)
+    most = 1200 - whole.header_bytes
+    with native_rig(engine) as built:
+        built.apply(narrow_bytes=1200)
+        built.tun.ends[0].socket.send(whole.vnet(segment_bytes) + whole.undone)
+        expected = whole.cut(min(segment_bytes or most, most))
+        plaintexts = [built.unseal(datagram) for datagram in built.remotes[0].take_many(len(expected))]
+        assert plaintexts == [segment.partial for segment in expected]
+        assert [finish_inner(plaintext) for plaintext in plaintexts] == [segment.packet for segment in expected]
+
+
 def test_a_finished_packet_leaves_as_it_is(engine: str) -> None:
     one = Segment(payload(50))
     with native_rig(engine) as built:

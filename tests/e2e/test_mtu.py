@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import pytest
 
-from tests.e2e.world import NAME, World, eventually
+from lab.offloads import switch_off
+from tests.e2e.world import DEADLINE_S, NAME, World, eventually
 
 pytestmark = pytest.mark.netns
 
@@ -45,6 +47,38 @@ def test_the_interface_follows_its_paths_down_and_up(world: World) -> None:
         "the wide paths used again",
     )
     assert world.a.ping("-s", "1412", "-M", "do").received == 5
+
+
+@pytest.mark.parametrize("engine", ["python", "auto"])
+def test_a_connection_over_ipv6_goes_on_when_paths_become_narrow(world: World, engine: str) -> None:
+    """Its segments are as long as the interface's MTU allows, which cannot be as narrow."""
+    for site in (world.a, world.b):
+        for link in ("l0", "l1"):
+            switch_off(site.host, link)  # or a train of datagrams would look like a long one
+    world.up(engine=f'"{engine}"', tail=QUICK)
+    eventually(lambda: mtus(world) == {1472}, "the whole of Ethernet used")
+    address = ("fd07::2", 5000)
+    with (
+        world.b.host.call(lambda: socket.create_server(address, family=socket.AF_INET6)) as listener,
+        world.a.host.call(lambda: socket.create_connection(address, DEADLINE_S)) as client,
+    ):
+        listener.settimeout(DEADLINE_S)
+        server, _ = listener.accept()
+        with server:
+            server.settimeout(DEADLINE_S)
+            for site in (world.a, world.b):
+                site.host.run(
+                    ["nft", f"table inet t {{ chain i {{ type filter hook input priority 0; {LARGEST}; }}; }}"]
+                )
+            eventually(
+                lambda: world.a.reaches() and world.a.show()["mtu"] == 1280 and world.b.show()["mtu"] == 1280,
+                "the narrow paths noticed",
+            )
+            for sender, receiver in ((client, server), (server, client)):
+                sender.sendall(bytes(60_000))
+                left = 60_000
+                while left:
+                    left -= len(receiver.recv(left))
 
 
 def test_an_mtu_that_was_set_stays(world: World) -> None:

@@ -2,7 +2,7 @@
  * Packets of the TUN device: parser and segmenter. Input: 10 bytes virtio header | packet.
  *
  * Whatever comes, no segment is malformed, a partial one may be partial, and the payloads of a superpacket's segments
- * are its payload. A good checksum is good after the MSS was clamped.
+ * are its payload. A good checksum is good after the MSS was clamped, and TCP over IPv6 that must fit does.
  */
 #include "fuzz.h"
 #include "segment.h"
@@ -18,7 +18,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct inner inner;
 	uint8_t *packet, *before, *segment;
 	size_t bytes, segment_bytes, payload = 0, header = 0;
-	bool partial, good;
+	bool partial, good, fit;
 
 	eat(&in, &vnet, sizeof(vnet));
 	packet = eat_copy(&in, PACKET_BYTES_MAX, &bytes);
@@ -26,6 +26,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (bytes > 0)
 		memcpy(before, packet, bytes);
 	if (segment_begin(&s, packet, bytes, (vnet.flags & 0x80) != 0 ? NULL : &vnet)) {
+		if ((fit = (vnet.flags & 0x40) != 0))
+			segment_fit(&s, 1200);
 		header = s.header_bytes;
 		while (segment_next(&s, &segment, &segment_bytes)) {
 			check(segment >= packet && segment_bytes <= (size_t)(packet + bytes - segment));
@@ -40,6 +42,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 				check(!good || inner_checksum_good(segment, &inner));
 				continue;
 			}
+			check(!fit || inner.version != 6 || inner.protocol != PROTOCOL_TCP || segment_bytes <= 1200);
 			check(memcmp(segment + header, before + header + payload, segment_bytes - header) == 0);
 			payload += segment_bytes - header;
 		}

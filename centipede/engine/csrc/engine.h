@@ -95,7 +95,7 @@ struct engine_table {
 	uint32_t	path_count;
 	uint32_t	source_count;
 	uint32_t	share_count;
-	uint32_t	narrow_bytes;		/* SYNs ask for no segments that make larger packets; 0: whatever they like */
+	uint32_t	narrow_bytes;		/* TCP is held to packets of so many; 0: to whatever it likes */
 	uint8_t		forwards;		/* data for other machines' shards goes up: ENGINE_EVENT_FOREIGN */
 	uint8_t		zero[7];
 	const struct engine_route *routes;

@@ -75,8 +75,12 @@ transmit(struct worker *w, const struct peer *peer)
 	uint8_t *segment, *datagram;
 	size_t bytes;
 
-	if (unlikely(w->snapshot->narrow_bytes != 0) && w->segmenter.header_bytes == 0)
-		inner_clamp_mss(w->segmenter.packet, &w->segmenter.inner, w->snapshot->narrow_bytes, w->segmenter.undone);
+	if (unlikely(w->snapshot->narrow_bytes != 0)) {
+		if (w->segmenter.header_bytes == 0)
+			inner_clamp_mss(w->segmenter.packet, &w->segmenter.inner, w->snapshot->narrow_bytes,
+			    w->segmenter.undone);
+		segment_fit(&w->segmenter, w->snapshot->narrow_bytes);
+	}
 	while (segment_next(&w->segmenter, &segment, &bytes)) {
 		/* Before use: a counter may be wasted, never repeated. */
 		counter = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);

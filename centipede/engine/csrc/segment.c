@@ -69,6 +69,31 @@ segment_begin(struct segmenter *s, uint8_t *packet, size_t bytes, const struct v
 	return (vnet->gso_type == VIRTIO_NET_HDR_GSO_NONE || read_superpacket(s, vnet));
 }
 
+void
+segment_fit(struct segmenter *s, uint32_t largest_bytes)
+{
+	const uint8_t *l4 = s->packet + s->inner.l3_bytes;
+	struct virtio_net_hdr whole = { .gso_type = VIRTIO_NET_HDR_GSO_TCPV6, .gso_size = UINT16_MAX };
+
+	if (s->inner.version != 6 || s->inner.protocol != PROTOCOL_TCP || s->inner.bytes <= largest_bytes)
+		return;
+	if (s->header_bytes == 0) {
+		/* Cut, a wrong checksum would become right, and a flag or pointer would stand where it does not belong. */
+		if (!inner_transport_whole(s->packet, &s->inner) || (l4[13] & (TCP_SYN | TCP_RST | TCP_URG)) != 0 ||
+		    (s->undone ? !s->partial : !inner_checksum_good(s->packet, &s->inner)))
+			return;
+		s->undone = true;
+		s->l4 = s->inner.l3_bytes;
+		s->checksum_offset = 16;
+		if (!read_superpacket(s, &whole)) {	/* it cannot be */
+			s->header_bytes = 0;
+			return;
+		}
+	}
+	if (s->header_bytes + s->segment_bytes > largest_bytes)
+		s->segment_bytes = largest_bytes - s->header_bytes;
+}
+
 static void
 finish_checksum(const struct segmenter *s, uint8_t *packet, size_t bytes)
 {

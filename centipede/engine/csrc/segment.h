@@ -34,6 +34,11 @@ struct segmenter {
 
 /* False if the packet is malformed. vnet may be NULL: nothing undone. */
 bool	 segment_begin(struct segmenter *, uint8_t *packet, size_t bytes, const struct virtio_net_hdr *vnet);
+/*
+ * Where the interface cannot say that packets are too long: cut TCP over IPv6 into segments that make packets of at most so
+ * many bytes, whether it is a superpacket or not. protocol/inner.py, cut_tcp.
+ */
+void	 segment_fit(struct segmenter *, uint32_t largest_bytes);
 bool	 segment_next(struct segmenter *, uint8_t **segment, size_t *bytes);
 
 #endif
