@@ -28,7 +28,7 @@ FILE = "summary.json"
 PAGE = "README.md"
 _OWN, _RIVAL, _KERNEL = "centipede", "wireguard-go", "wireguard-kernel"
 _NUMBER = re.compile(r"-?\d[\d.]*(?:e[+-]?\d+)?")
-_UNITS = (("_bits_per_second", 1e6, "Mbit/s"), ("_bytes", 1e6, "MB"), ("_ms", 1.0, "ms"))
+_UNITS = (("_bits_per_second", 1e6, "Mbit/s"), ("_bytes", 1e6, "MB"), ("_ms", 1.0, "ms"), ("_us", 1e3, "ms"))
 _COLUMNS = {_OWN: "Centipede", _RIVAL: "wireguard-go", _KERNEL: "kernel WireGuard, emulated"}
 _BAD = (Verdict.FAILED.value, Verdict.VOID.value)
 _SLOW_BPS = 1e5
@@ -236,8 +236,9 @@ def figure_words(figure: str) -> str:
 
 
 def _bound(figure: str, bound: str) -> str:
-    words = _NUMBER.sub(lambda number: _quantity(figure, float(number[0])), bound)
-    return words.replace(">=", "≥").replace("<=", "≤")
+    bounds, above, base = bound.partition(" above ")
+    words = _NUMBER.sub(lambda number: _quantity(figure, float(number[0])), bounds)
+    return words.replace(">=", "≥").replace("<=", "≤") + above + figure_words(base)
 
 
 def _quantity(figure: str, value: float) -> str:

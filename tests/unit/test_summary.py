@@ -101,6 +101,12 @@ def test_a_rate_that_is_next_to_nothing_is_still_to_be_read() -> None:
     assert cells(page, "both-lossy")[1:3] == ["tcp rate ≥ 7 Mbit/s", "10.9 kbit/s"]
 
 
+def test_a_bound_may_stand_above_another_time_of_the_run() -> None:
+    late = [judgement("stream.median_outage_s", 0.104, bound="<= 0.006 above echo.p90_us")]
+    page = summary.page(summary.summarise([run(scenario="nat-rebind", judgements=late)], "x"), [])
+    assert cells(page, "nat-rebind")[1:3] == ["stream median outage ≤ 6 ms above echo p90", "104 ms"]
+
+
 def test_the_command_makes_summary_and_page(tmp_path: Path) -> None:
     made = stalled("centipede", 0.1)
     dump(made, tmp_path / "results" / made.scenario / "centipede" / "1" / FILE)
