@@ -183,3 +183,6 @@ class _Sessions:
 
     def inject(self, datagram: bytes) -> None:
         self._inject(datagram)
+
+    def bases(self) -> set[bytes]:
+        return self.node.bases

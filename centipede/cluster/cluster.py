@@ -61,6 +61,9 @@ class Sessions(Protocol):
     def inject(self, datagram: bytes) -> None:
         """Receive data that another member forwarded."""
 
+    def bases(self) -> set[bytes]:
+        """Those of all sessions that are not over."""
+
 
 @dataclass(slots=True)
 class Member:
@@ -211,6 +214,7 @@ class Cluster:
         if now >= self._hello_at:
             self._hello_at = now + HELLO_S
             self._taken = {base: at for base, at in self._taken.items() if now < at + _FORGET_S}
+            self._grants.keep(self._sessions.bases())
             for member in self.members:
                 self._greet(member)
         for member in self.members:

@@ -55,7 +55,11 @@ class Grants:
             had.append(life)
         return slot(member, self._of, had.index(life), k)
 
+    def __len__(self) -> int:
+        """How many sessions are remembered."""
+        return len(self._lives)
+
     def keep(self, bases: set[bytes]) -> None:
-        """Forget all other sessions: they are over."""
+        """Forget all other sessions: they are over, and none of them comes back."""
         for base in self._lives.keys() - bases:
             del self._lives[base]

@@ -242,6 +242,11 @@ class Node:
         """Own addresses that peers are told of."""
         return self._context.announced
 
+    @property
+    def bases(self) -> set[bytes]:
+        """Those of all sessions that are not over; what is left of one that moved away counts as well."""
+        return {session.base for peer in self._peers.values() for session in peer.sessions}
+
     def share(
         self, public_key: PublicKey, grant: Callable[[bytes], Run | None], addresses: Sequence[Endpoint], now: float
     ) -> Handover | None:

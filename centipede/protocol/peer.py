@@ -70,11 +70,15 @@ class Peer:
         return TablePeer(self.number, self._members.plans, self._reach.table_paths, self._members.shares)
 
     @property
+    def sessions(self) -> tuple[Session, ...]:
+        """All that data may come under: established, pending, and left to another machine just now."""
+        return (*self._association.established, *self._association.pending, *self._succession.lingering)
+
+    @property
     def table_sessions(self) -> tuple[ReceiveSession, ...]:
         """What the engine must know of its sessions."""
-        sessions = (*self._association.established, *self._association.pending, *self._succession.lingering)
         reorder_s = self._reach.reorder_s
-        return tuple(session.table_entry(reorder_s) for session in sessions)
+        return tuple(session.table_entry(reorder_s) for session in self.sessions)
 
     # What the owner changes.
 

@@ -59,6 +59,9 @@ class Joined:
     def inject(self, datagram: bytes) -> None:
         self.machine.inject(datagram)
 
+    def bases(self) -> set[bytes]:
+        return self.machine.node.bases
+
     def step(self) -> None:
         cluster, now = self.cluster, self.machine.now
         cluster.set_outer([uplink.local for uplink in self.machine.uplinks])
@@ -166,6 +169,14 @@ def test_a_member_that_comes_back_gets_other_shards_of_the_same_session() -> Non
     second.begin()
     world.wait(lambda: 16 + 16 * SERVERS in world.served_by(), 4.0)
     assert world.client.node.status(world.client.now).peers[0].session.rekeys == 0
+
+
+def test_what_was_granted_of_sessions_that_are_over_is_forgotten() -> None:
+    world = Shared.up(timing=Timing(rekey_s=8.0, rekey_jitter_s=1.0, rekey_fallback_s=12.0, reject_s=16.0))
+    world.send_packets(world.client, 0.2, world.clock.now + 100.0)
+    world.pass_s(100.0)
+    assert world.client.node.status(world.client.now).peers[0].session.rekeys >= 5
+    assert all(len(each.cluster._grants) <= 3 for each in world.joined)
 
 
 def test_members_that_do_not_hear_each_other_use_no_nonce_twice() -> None:
