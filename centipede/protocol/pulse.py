@@ -27,6 +27,8 @@ _SCATTERED = 1.1
 """What an interval may come to by scattering."""
 _SHORTEST_GAP_S = 0.1
 """A peer that tolerates less than this between heartbeats gets this."""
+_LONGEST_GAP_S = 655.0
+"""What a heartbeat can announce."""
 
 
 class Pulse:
@@ -280,11 +282,11 @@ class Pulse:
         return _IDLE_CHECKS * self._timing.mtu_check_s if quiet_s < self._timing.idle_after_s else float("inf")
 
     def _limit_s(self) -> float:
-        """The longest pause the peer tolerates."""
+        """The longest pause the peer tolerates, as far as it can be announced."""
         current = self._association.current
         if current is None or not current.params.gap_s:
-            return float("inf")
-        return max(_SHORTEST_GAP_S, current.params.gap_s)
+            return _LONGEST_GAP_S
+        return min(max(_SHORTEST_GAP_S, current.params.gap_s), _LONGEST_GAP_S)
 
     def _try_at(self, path: Path) -> float:
         """When a learned path is challenged next; never, while it may not be sent a heartbeat's bytes."""

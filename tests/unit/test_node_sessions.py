@@ -52,6 +52,14 @@ def plan(machine: Machine) -> SendPlan:
     return machine.engine.plan
 
 
+def test_no_pause_is_longer_than_a_heartbeat_can_announce() -> None:
+    """Neither the configuration nor a peer that tolerates any pause (0) makes one that does not fit."""
+    world, a, b = started(timing=Timing(gap_s=0.004, up_s=700.0, idle_s=1000.0))
+    world.clock.run_until(10.0)
+    assert may_send(a)
+    assert may_send(b)
+
+
 def lost(world: World, name: str) -> int:
     """Packets for a machine that did not arrive and are not under way any more."""
     until = world.clock.now - 0.5
