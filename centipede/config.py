@@ -364,7 +364,9 @@ def _private_key(table: InterfaceTable, place: Place, file: Path) -> bytes:
     if table.private_key_file is not None and table.private_key is not None:
         place.fail("private_key", "private_key_file is given as well; remove one of the two")
     if table.private_key_file is not None:
-        return place.parse("private_key_file", table.private_key_file, lambda text: load_key(file.parent / text))
+        return place.parse(
+            "private_key_file", table.private_key_file, lambda text: load_key(file.parent / text, "centipede genkey")
+        )
     if table.private_key is None:
         place.fail("private_key_file", f"is missing; add {EXAMPLES['private_key_file']}, made by 'centipede genkey'")
     place.parse("private_key", table.private_key, lambda _: check_private(file, file.stat().st_mode))
@@ -392,7 +394,9 @@ def _preshared_key(table: PeerTable, place: Place, directory: Path) -> bytes:
     if table.preshared_key_file is not None and table.preshared_key is not None:
         place.fail("preshared_key", "preshared_key_file is given as well; remove one of the two")
     if table.preshared_key_file is not None:
-        return place.parse("preshared_key_file", table.preshared_key_file, lambda text: load_key(directory / text))
+        return place.parse(
+            "preshared_key_file", table.preshared_key_file, lambda text: load_key(directory / text, "centipede genpsk")
+        )
     if table.preshared_key is not None:
         return place.parse("preshared_key", table.preshared_key, _key("centipede genpsk"))
     return NO_PSK
@@ -429,6 +433,13 @@ def _public_key(text: str) -> PublicKey:
         raise ValueError(f"{text!r}: {error}; put in what 'centipede pubkey' prints on the other host") from None
 
 
+def _seconds(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:  # TOML's integers may have any length
+        return math.inf
+
+
 def _timing(written: Mapping[str, Any], place: Place) -> Timing:
     """Every field of Timing is a key of [timing]; its checks are Timing's own."""
     known = [each.name for each in dataclasses.fields(Timing)]
@@ -438,7 +449,7 @@ def _timing(written: Mapping[str, Any], place: Place) -> Timing:
             place.fail(key, _unknown(key, known))
         default = getattr(Timing(), key)
         items = value if isinstance(value, list) else [value]
-        numbers = [float(item) for item in items if isinstance(item, int | float) and not isinstance(item, bool)]
+        numbers = [_seconds(item) for item in items if isinstance(item, int | float) and not isinstance(item, bool)]
         if isinstance(default, tuple) != isinstance(value, list) or len(numbers) != len(items):
             example = list(default) if isinstance(default, tuple) else default
             place.fail(key, f"{value!r} does not belong here; write numbers like {key} = {example}")

@@ -11,8 +11,8 @@ from centipede.protocol.identity import parse_key
 _MOST_BYTES = 4096
 
 
-def load_key(path: Path) -> bytes:
-    """The 32 bytes in a key file.
+def load_key(path: Path, command: str) -> bytes:
+    """The 32 bytes in a key file, as ``command`` prints them.
 
     Raises ValueError with the middle of a sentence: what is wrong with the file and what to do. It never repeats what
     the file holds.
@@ -29,7 +29,7 @@ def load_key(path: Path) -> bytes:
         finally:
             os.close(fd)
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; make a key with 'centipede genkey > {path}'") from None
+        raise ValueError(f"{path} does not exist; make a key with '{command} > {path}'") from None
     except PermissionError:
         raise ValueError(f"{path} cannot be read by this user; run as its owner or change its owner") from None
     except OSError as error:
@@ -38,7 +38,7 @@ def load_key(path: Path) -> bytes:
         return parse_key(content.decode("ascii"))
     except ValueError:
         raise ValueError(
-            f"{path} does not hold one key of 44 characters of base64; make one with 'centipede genkey > {path}'"
+            f"{path} does not hold one key of 44 characters of base64; make one with '{command} > {path}'"
         ) from None
 
 

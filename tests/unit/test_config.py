@@ -246,6 +246,7 @@ MISTAKES = [
     ("[timing]", "[[timing]]", "[timing]: is a section; write [timing]"),
     ("rekey_s = 8", 'rekey_s = "8"', "[timing]: rekey_s: '8' does not belong here; write numbers like rekey_s = 120.0"),
     ("rekey_s = 8", "rekey_s = nan", "[timing]: rekey_s: nan is not a time"),
+    ("rekey_s = 8", "rekey_s = 1" + "0" * 400, "is not a time"),
     ("resend_s = ...", "resend_s = 1", "resend_s: 1 does not belong here; write numbers like resend_s = [0.0, 0.25,"),
     # wrong value
     ("mtu = 1380", "mtu = 1279", "mtu: 1279 is not in 1280 to 65456; write mtu = "),
@@ -299,7 +300,7 @@ MISTAKES = [
     ("own.key", "group.key", "private_key_file: ...group.key is open to other users (mode 0640)"),
     ("own.key", "short.key", "private_key_file: ...short.key does not hold one key of 44 characters of base64"),
     ("own.key", "words.key", "private_key_file: ...words.key does not hold one key"),
-    ("keys/alice.psk", "keys/bob.psk", "[[peer]] alice: preshared_key_file: ...bob.psk does not exist"),
+    ("keys/alice.psk", "keys/bob.psk", "[[peer]] alice: preshared_key_file: ...bob.psk does not exist; ...genpsk > "),
     ("own.key", 'own.key"\nprivate_key = "', "private_key: private_key_file is given as well; remove one"),
     ('preshared_key_file = "keys/alice.psk"', 'preshared_key = "AAAA"', "preshared_key: a key is ...centipede genpsk"),
     # not even TOML
