@@ -291,7 +291,7 @@ def _execute(runs: Sequence[Run], directory: Path, here: Machine, console: Conso
 
 def _announce(tell: Callable[[str], None], tally: Tally, runs: Sequence[Run]) -> None:
     """Say that runs begin, which a guest makes."""
-    tell(f"[{tally.begin(time.monotonic(), len(runs))}] {runs[0].scenario.name} in a guest")
+    tell(f"[{tally.begin(time.monotonic(), len(runs))}] in a guest")
 
 
 def _report(directory: Path, tell: Callable[[str], None]) -> None:

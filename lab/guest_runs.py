@@ -33,6 +33,10 @@ _ASIDE_S = 60.0
 """What a run may take besides its scenario's budget, without being slowed: starting Python, above all."""
 
 
+_AT_A_TIME = 8
+"""Runs of one guest: starting takes it as long as a run does, and one that hangs is given up only after all of them."""
+
+
 class GuestRunSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One run, as the guest is told of it."""
 
@@ -70,17 +74,16 @@ def execute_in_guest(
     tell: Callable[[str], None],
     announce: Callable[[Sequence[Run]], None] = lambda runs: None,
 ) -> list[RunResult]:
-    """Make runs in a guest for each scenario, and return the results there are: one for each, if all went well.
+    """Make runs in guests, and return the results there are: one for each, if all went well.
 
-    ``announce`` is called with the runs of each scenario before its guest starts. What is said in a guest goes to
-    standard error as it comes. Raises LabError if there is no guest here. A guest that does not come to its end is
+    ``announce`` is called with the runs of each guest before it starts. What is said in a guest goes to standard
+    error as it comes. Raises LabError if there is no guest here. A guest that does not come to its end is
     told, and another makes the runs after the one that it broke at; but one that did not even begin is the last.
     """
     guest = make_available(tell)
-    by_scenario: dict[str, list[Run]] = {}
-    for run in runs:
-        by_scenario.setdefault(run.scenario.name, []).append(run)
-    for each in by_scenario.values():
+    results.mkdir(parents=True, exist_ok=True)
+    for first in range(0, len(runs), _AT_A_TIME):
+        each = runs[first : first + _AT_A_TIME]
         announce(each)
         if not _make_all(each, guest, results, tell):
             break
@@ -89,37 +92,35 @@ def execute_in_guest(
 
 
 def _make_all(runs: Sequence[Run], guest: Guest, results: Path, tell: Callable[[str], None]) -> bool:
-    """Make the runs of one scenario. False if a guest did not even begin."""
-    out = results / runs[0].scenario.name
-    out.mkdir(parents=True, exist_ok=True)
+    """Make runs in one guest if that holds. False if a guest did not even begin."""
     left = list(runs)
     while True:
-        _set_aside(out)
+        _set_aside(results)
         try:
-            _make(left, guest, results, out, tell)
+            _make(left, guest, results, tell)
         except GuestError as error:
             tell(str(error))
         left = [run for run in left if not (run.directory(results) / FILE).exists()]
-        begun = (out / FILES / STARTED).exists()
+        begun = (results / FILES / STARTED).exists()
         if len(left) < 2 or not begun:
             return begun
         tell(f"{left[0].title} has no result; another guest makes the {len(left) - 1} runs that follow")
         left = left[1:]
 
 
-def _set_aside(out: Path) -> None:
-    """Give what an earlier guest has left below ``out`` a name with a number, as each needs a place of its own."""
-    if (out / FILES).exists():
-        number = next(number for number in itertools.count(1) if not (out / f"{FILES}-{number}").exists())
-        (out / FILES).rename(out / f"{FILES}-{number}")
+def _set_aside(results: Path) -> None:
+    """Give what an earlier guest has left a name with a number, as each needs a place of its own."""
+    if (results / FILES).exists():
+        number = next(number for number in itertools.count(1) if not (results / f"{FILES}-{number}").exists())
+        (results / FILES).rename(results / f"{FILES}-{number}")
 
 
-def _make(runs: Sequence[Run], guest: Guest, results: Path, out: Path, tell: Callable[[str], None]) -> None:
-    """Make runs in one guest, which may write below ``out``. Raises GuestError."""
+def _make(runs: Sequence[Run], guest: Guest, results: Path, tell: Callable[[str], None]) -> None:
+    """Make runs in one guest. Raises GuestError."""
     specs = [
         GuestRunSpec(scenario=run.scenario, tunnel=run.tunnel, repetition=run.repetition, pcap=run.pcap) for run in runs
     ]
-    listed = out.resolve() / _LIST
+    listed = results.resolve() / _LIST
     listed.write_bytes(msgspec.json.encode(specs))
     sys.stderr.flush()
     words = sys.stderr.fileno()
@@ -127,7 +128,7 @@ def _make(runs: Sequence[Run], guest: Guest, results: Path, out: Path, tell: Cal
     try:
         guest.run(
             [sys.executable, "-m", "lab.guest_runs", str(listed), str(results.resolve())],
-            out=out,
+            out=results,
             limit_s=sum(run.scenario.budget_s * times + _ASIDE_S for run in runs),
             tell=tell,
             stdout=words,

@@ -66,14 +66,14 @@ def test_a_guest_that_breaks_leaves_the_results_there_are(
         def run(self, argv: list[str], **options: Any) -> None:
             listed, results = argv[-2:]
             given.append(Path(listed))
-            assert len(msgspec.json.decode(Path(listed).read_bytes(), type=list[GuestRunSpec])) == len(runs)
-            assert options["out"] == Path(results) / EVERY[0].name
+            assert len(msgspec.json.decode(Path(listed).read_bytes(), type=list[GuestRunSpec])) == 8
+            assert options["out"] == Path(results)
             raise GuestError("the guest ended without the command's exit status")
 
     monkeypatch.setattr(guest_runs, "make_available", lambda tell: Broken())
     told: list[str] = []
     # One that does not begin is the last: there is no reason why the next should.
-    assert guest_runs.execute_in_guest([*runs, Run(EVERY[1], "plain")], tmp_path, told.append) == []
+    assert guest_runs.execute_in_guest([*runs, *runs, Run(EVERY[1], "plain")], tmp_path, told.append) == []
     assert told == ["the guest ended without the command's exit status"]
     assert len(given) == 1
     assert not given[0].exists()
@@ -82,8 +82,9 @@ def test_a_guest_that_breaks_leaves_the_results_there_are(
 def test_a_run_that_breaks_its_guest_does_not_take_the_others_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(guest_runs, "_AT_A_TIME", 4)
     runs = [Run(EVERY[0], tunnel) for tunnel in ("plain", "wireguard-go", "wireguard-kernel", "centipede")]
-    runs.insert(1, Run(EVERY[1], "plain"))
+    runs.append(Run(EVERY[1], "plain"))
     given: list[list[str]] = []
 
     class Brittle:
@@ -108,14 +109,14 @@ def test_a_run_that_breaks_its_guest_does_not_take_the_others_with_it(
     announced: list[int] = []
     found = guest_runs.execute_in_guest(runs, tmp_path, told.append, lambda runs: announced.append(len(runs)))
     assert announced == [4, 1]
-    assert [result.tunnel.name for result in found] == ["plain", "plain", "wireguard-kernel", "centipede"]
+    assert [result.tunnel.name for result in found] == ["plain", "wireguard-kernel", "centipede", "plain"]
     assert given == [["plain", "wireguard-go", "wireguard-kernel", "centipede"], given[0][2:], ["plain"]]
     assert told[0] == "the guest panicked"
     assert "wireguard-go has no result; another guest makes the 2 runs that follow" in told[1]
-    assert (tmp_path / EVERY[0].name / f"{FILES}-1").is_dir()
+    assert (tmp_path / f"{FILES}-2").is_dir()
     # Whoever goes on there finds the place taken by the guest before.
     guest_runs.execute_in_guest(runs[-1:], tmp_path, told.append)
-    assert (tmp_path / EVERY[0].name / f"{FILES}-2").is_dir()
+    assert (tmp_path / f"{FILES}-3").is_dir()
 
 
 def test_time_stamping_stays_on_while_runs_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
