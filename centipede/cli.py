@@ -477,15 +477,18 @@ def _print_text(text: str, answer: Any, as_json: bool) -> None:
 
 def _load(file: str) -> Config:
     """The configuration of a NAME in the configuration directory, or of a FILE."""
-    path = Path(file)
-    if path.parent == Path() and path.suffix != ".toml":
-        path = CONFIG_DIR / f"{_name(file)}.toml"
+    path = Path(file) if _is_file(file) else CONFIG_DIR / f"{_name(file)}.toml"
     return load_config(path.absolute())
+
+
+def _is_file(file: str) -> bool:
+    """Whether that is a file's path, and not a tunnel's name."""
+    return "/" in file or file.endswith(".toml")
 
 
 def _name(file: str) -> str:
     """The tunnel's name, given itself or the configuration file."""
-    name = Path(file).stem if "/" in file or file.endswith(".toml") else file
+    name = Path(file).stem if _is_file(file) else file
     try:
         return parse_name(name)
     except ValueError as error:

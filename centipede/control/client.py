@@ -72,7 +72,11 @@ class ControlClient:
     def request(self, request: Request) -> msgspec.Raw:
         """Send a request and return the result, still JSON. Raises ControlError with the daemon's own sentence."""
         try:
-            self._socket.sendall(msgspec.json.encode(request) + b"\n")
+            line = msgspec.json.encode(request) + b"\n"
+        except UnicodeEncodeError:
+            raise ControlError("what was given is no UTF-8 text; write it with UTF-8 characters alone") from None
+        try:
+            self._socket.sendall(line)
             response = msgspec.json.decode(self._receive_line(), type=Response)
         except TimeoutError:
             raise ControlError(f"the daemon of {self._name} did not answer in time; look at its log") from None

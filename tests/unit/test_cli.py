@@ -166,6 +166,20 @@ def test_a_bare_name_means_the_configuration_directory() -> None:
     assert cli("check", "no good").stderr.startswith("centipede: 'no good' cannot name an interface")
 
 
+def test_a_path_means_that_file() -> None:
+    result = cli("check", "./cpd-nowhere")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"centipede: {Path('cpd-nowhere').absolute()}: ")
+
+
+def test_an_argument_that_is_no_text(tmp_path: Path) -> None:
+    path = socket_path(tmp_path, "a")
+    with serving(path):
+        result = cli("peer", "a", "remove", "\udcff", runtime_dir=tmp_path)
+    assert result.exit_code == 1
+    assert "is no UTF-8 text" in result.stderr
+
+
 def test_a_file_in_the_current_directory(config: Path) -> None:
     done = subprocess.run(
         [*PROGRAM, "check", config.name],
