@@ -298,8 +298,12 @@ class Machine:
         return _EPOCH_NS + int((self._world.clock.now + self.wall_s) * 1e9)
 
     def _step(self) -> None:
+        events = self.engine.take_events()
+        if not events:  # packets alone do not wake the control thread
+            self._collect()
+            return
         self.node.observe(self.engine.counters())
-        for event in self.engine.take_events():
+        for event in events:
             if isinstance(event, Foreign):
                 self.strayed.append(event.data)
             else:

@@ -19,7 +19,7 @@ def test_members_break_no_promise(seed: int) -> None:
 
 def test_sessions_move_in_these_storms() -> None:
     """Not in each: those who are asked may have none."""
-    storms = [MemberStorm(seed) for seed in range(6)]
+    storms = [MemberStorm(seed) for seed in range(8)]
     for storm in storms:
         storm.run()
     assert sum(storm.moved for storm in storms) > len(storms)
