@@ -52,7 +52,7 @@ def lab(session: nox.Session) -> None:
 
 @nox.session
 def simulate(session: nox.Session) -> None:
-    """Simulated storms between nodes, many seeds: -- --seeds 400."""
+    """Simulated storms between nodes, of all kinds in turn: -- --seeds 10000."""
     prepare(session)
     python(session, "-m", "lab.simulate", *session.posargs)
 

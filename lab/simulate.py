@@ -8,7 +8,7 @@ Checked all the time: no packet is delivered twice, no two datagrams are sealed 
 is answered, timers advance. Checked at the end: traffic flowed again both ways within ``RECONNECT_S``, nothing was lost
 from then on, and both ends send under the same session.
 
-    python -m lab.simulate --seeds 400
+    python -m lab.simulate --seeds 10000
     python -m lab.simulate --kind replays --seed 17 --log
 """
 
@@ -16,16 +16,19 @@ from __future__ import annotations
 
 import argparse
 import hmac
+import os
 import random
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from itertools import count, islice
 from multiprocessing import active_children
 
 from centipede.protocol.endpoint import Endpoint
@@ -48,6 +51,9 @@ _LARGEST_STEP = 50
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _LONGEST_RUN_S = 600
 """Real time after which a storm is said to have no end."""
+_TELL_S = 30.0
+"""Between words on how far a run has come."""
+_CORES = len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,52 +380,68 @@ def run_storm(kind: Kind, seed: int) -> Outcome:
 class Tally:
     """What a run of storms came to so far. It is told as it grows, so that a run that is ended has said what it did."""
 
-    def __init__(self, names: Sequence[str], seeds: int) -> None:
+    def __init__(self, due: Mapping[str, int], clock: Callable[[], float] = time.monotonic) -> None:
+        """``due`` says how many storms of each kind there will be."""
         self.failed = 0
-        self.done = 0
-        self._seeds = seeds
-        self._began = time.monotonic()
-        self._kinds: dict[str, list[Outcome]] = {name: [] for name in names}
+        self._due = dict(due)
+        self._done: Counter[str] = Counter()
+        self._kept: Counter[str] = Counter()
+        self._slowest_s: dict[str, float] = {}
+        self._clock = clock
+        self._began = self._told = clock()
 
     @property
-    def due(self) -> int:
-        return self._seeds * len(self._kinds)
+    def complete(self) -> bool:
+        return self._done.total() == sum(self._due.values())
 
     def add(self, kind: str, outcome: Outcome) -> None:
-        outcomes = self._kinds[kind]
-        outcomes.append(outcome)
-        self.done += 1
+        self._done[kind] += 1
         if outcome.report is None:
             self.failed += 1
             print(outcome.failure, file=sys.stderr, flush=True)
-        if len(outcomes) == self._seeds:
-            reports = [one.report for one in outcomes if one.report is not None]
-            slowest = max((report.reconnected_s for report in reports), default=0.0)
-            kept = f"{len(reports):4} of {self._seeds} seeds kept every promise"
-            print(f"{kind:12} {kept}, slowest reconnect {slowest:.2f} s", flush=True)
+        else:
+            self._kept[kind] += 1
+            self._slowest_s[kind] = max(outcome.report.reconnected_s, self._slowest_s.get(kind, 0.0))
+        if self._done[kind] == self._due[kind]:
+            kept = f"{self._kept[kind]:4} of {self._due[kind]} seeds kept every promise"
+            print(f"{kind:12} {kept}, slowest reconnect {self._slowest_s.get(kind, 0.0):.2f} s", flush=True)
+        if self._clock() >= self._told + _TELL_S and not self.complete:
+            self._tell()
 
     def conclude(self) -> int:
         """Say the verdict; returns the exit status."""
-        took_s = time.monotonic() - self._began
-        print(f"{self.done} of {self.due} storms ended, {self.failed} of them badly, {took_s:.0f} s", flush=True)
-        return 1 if self.failed or self.done < self.due else 0
+        self._tell()
+        return 1 if self.failed or not self.complete else 0
+
+    def _tell(self) -> None:
+        self._told = self._clock()
+        counts = f"{self._done.total()} of {sum(self._due.values())} storms ended, {self.failed} of them badly"
+        print(f"{counts}, {self._told - self._began:.0f} s", flush=True)
+
+
+def plan(kinds: Sequence[Kind], first: int, seeds: int) -> list[tuple[Kind, int]]:
+    """So many storms: of the kinds in turn, with ascending seeds."""
+    return list(islice(((kind, seed) for seed in count(first) for kind in kinds), seeds))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run storms; returns 1 if one broke a promise, or not all came to an end."""
     parser = argparse.ArgumentParser(prog="python -m lab.simulate", description="Simulated storms between nodes.")
-    parser.add_argument("--seeds", type=int, default=20, metavar="N", help="seeds for each kind of storm")
-    parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first of them")
-    parser.add_argument("--seed", type=int, metavar="SEED", help="this seed only")
+    parser.add_argument("--seeds", type=int, default=240, metavar="N", help="how many storms, of the kinds in turn")
+    parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first seed of each kind")
+    parser.add_argument("--seed", type=int, metavar="SEED", help="this seed of each kind, and no other")
     parser.add_argument("--kind", choices=[kind.name for kind in (*KINDS, MEMBERS)], help="this kind only")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at a time")
+    parser.add_argument(
+        "--jobs", type=int, default=_CORES, metavar="N", help="processes at a time; all cores if left out"
+    )
     parser.add_argument("--log", action="store_true", help="print what the nodes logged")
     options = parser.parse_args(arguments)
-    seeds = range(options.first, options.first + options.seeds)
-    if options.seed is not None:
-        seeds = range(options.seed, options.seed + 1)
     kinds = [kind for kind in (*KINDS, MEMBERS) if options.kind in (None, kind.name)]
-    tally = Tally([kind.name for kind in kinds], len(seeds))
+    if options.seed is not None:
+        storms = plan(kinds, options.seed, len(kinds))
+    else:
+        storms = plan(kinds, options.first, options.seeds)
+    tally = Tally(Counter(kind.name for kind, _ in storms))
 
     def end(number: int, _frame: object) -> None:
         raise SystemExit(f"ended by {signal.Signals(number).name}")
@@ -428,7 +450,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, end)
     pool = ProcessPoolExecutor(options.jobs, initializer=_end_on_signals)
     try:
-        storms = [(kind, seed) for kind in kinds for seed in seeds]
         outcomes = pool.map(run_storm, [kind for kind, _ in storms], [seed for _, seed in storms])
         for (kind, _), outcome in zip(storms, outcomes, strict=True):
             tally.add(kind.name, outcome)

@@ -12,7 +12,7 @@ import pytest
 
 from lab import simulate
 from lab.promises import InvariantError
-from lab.simulate import KINDS, Kind, Outcome, Storm, main, run_storm
+from lab.simulate import KINDS, Kind, Outcome, Storm, Tally, main, plan, run_storm
 from lab.world_model import Clock
 
 SEEDS = 26
@@ -38,6 +38,22 @@ def test_the_command_line_reports(capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr().out
     assert "2 of 2 seeds kept every promise" in output
     assert "2 of 2 storms ended, 0 of them badly" in output
+
+
+def test_the_kinds_take_turns() -> None:
+    assert plan(KINDS[:2], 5, 3) == [(KINDS[0], 5), (KINDS[1], 5), (KINDS[0], 6)]
+
+
+def test_a_long_run_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    tally = Tally({"loss": 3}, clock=lambda: now)
+    tally.add("loss", Outcome(None, "loss 0: broken"))
+    now = 30.0
+    tally.add("loss", Outcome(None, "loss 1: broken"))
+    captured = capsys.readouterr()
+    assert captured.out == "2 of 3 storms ended, 2 of them badly, 30 s\n"
+    assert captured.err == "loss 0: broken\nloss 1: broken\n"
+    assert tally.conclude() == 1
 
 
 def test_a_failing_seed_is_named_with_the_command_that_repeats_it(
