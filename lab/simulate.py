@@ -267,7 +267,10 @@ class Storm:
 
     def _restart(self) -> None:
         machine = self._dice.choice(self.world.machines)
-        machine.restart(keep_record=self._dice.random() < 0.6, bye=self._dice.random() < 0.5)
+        keep_record, bye = self._dice.random() < 0.6, self._dice.random() < 0.5
+        # Without its record and its clock it is refused until the other end calls, which cannot find it behind a NAT.
+        lockable = self.kind.steps and machine.uplinks[0].nat is not None
+        machine.restart(keep_record=keep_record or lockable, bye=bye)
 
     def _replay(self) -> None:
         """Send something captured again, to its destination or to the other end, from its source or another address."""
