@@ -1,7 +1,8 @@
 """Simulated storms over machines that share one identity: sessions handed over, cut off, killed, replayed.
 
-Three machines of one identity serve a client that knows one peer (docs/protocol.md "Handing over"). Exports pass
+Three machines of one identity serve a client that knows one peer (docs/protocol.md "Several machines"). Exports pass
 between them over a channel that a partition cuts, so that some are lost; some come twice; processes die and begin anew.
+As a cluster, they tell each other of their sessions as well, and send on what is another's.
 In half of the storms the session's home, which may grant shards, dies for good. In half of them machines, the client
 too, are put back to what they were a while ago: all of a machine, which it notices, or what it keeps on disk.
 
@@ -23,6 +24,7 @@ from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.leave import patience_s
 from centipede.protocol.node import PeerSpec
 from centipede.protocol.timing import Timing
+from lab.cluster_model import Joined
 from lab.promises import InvariantError
 from lab.world_model import PORT, Machine, Snapshot, Uplink, Weather, World
 
@@ -33,6 +35,8 @@ CALM_S = 5.0
 """And so long nothing is lost from then on."""
 _TIMING = Timing(rekey_s=12.0, rekey_jitter_s=1.0, rekey_fallback_s=15.0, reject_s=20.0)
 _SERVERS = 3
+_STEP_S = 0.05
+_CHANNEL_LOSS = 0.05
 _NEVER = float("inf")
 
 
@@ -49,13 +53,14 @@ class MemberStorm:
     ``restored`` counts how often a machine went on from a snapshot.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, cluster: bool = False) -> None:
         self.seed = seed
+        self.kind = "cluster" if cluster else "members"
         self.world = Members(seed, _TIMING)
         self.moved = 0
         self.refused: Counter[str] = Counter()
         self.died: Machine | None = None
-        self._dice = random.Random(f"members {seed}")
+        self._dice = random.Random(f"{self.kind} {seed}")
         self._cut: set[frozenset[str]] = set()
         self._exports: list[tuple[Machine, bytes]] = []
         self._snapshots: list[tuple[Machine, Snapshot]] = []
@@ -66,6 +71,12 @@ class MemberStorm:
         self.client.configure(known, [server.uplinks[0].local for server in self.servers])
         for server in self.servers:
             server.configure(PeerSpec(self.client.identity.public, "client"), [])
+        self._joined: list[Joined] = []
+        if cluster:
+            random_bytes = self.world.dice.randbytes
+            for number, server in enumerate(self.servers, 1):
+                self._joined.append(Joined(server, number, _SERVERS, random_bytes, self._across))
+            self._step_cluster()
         for machine in self.world.machines:
             machine.start()
 
@@ -76,7 +87,7 @@ class MemberStorm:
         except InvariantError as error:
             tail = "\n".join(self.world.log[-40:])
             raise InvariantError(
-                f"{error}\npython -m lab.simulate --kind members --seed {self.seed} --log\n{tail}"
+                f"{error}\npython -m lab.simulate --kind {self.kind} --seed {self.seed} --log\n{tail}"
             ) from None
 
     def _machine(self, name: str, key: int, network: int) -> Machine:
@@ -90,7 +101,7 @@ class MemberStorm:
         world, dice = self.world, self._dice
         for machine in world.machines:
             world.send_packets(machine, 0.1, _NEVER)
-        strikes: list[Callable[[], None]] = [self._hand_over] * 4
+        strikes: list[Callable[[], None]] = [self._hand_over] * (1 if self._joined else 4)
         strikes += [self._partition, self._import_again, self._change_weather, self._replay, self._restart]
         if dice.random() < 0.5:
             strikes += [self._take_snapshot, self._take_snapshot, self._restore, self._restore_disk]
@@ -135,6 +146,18 @@ class MemberStorm:
         if lost:
             raise InvariantError(f"{len(lost)} packets of calm weather were lost, the first sent at {lost[0]:.2f}")
 
+    def _step_cluster(self) -> None:
+        for joined in self._joined:
+            if joined.machine is not self.died:
+                joined.step()
+        self.world.clock.at(self.world.clock.now + _STEP_S, self._step_cluster)
+
+    def _across(self, joined: Joined, address: Endpoint) -> Joined | None:
+        """The member at an address of the channel, if these two hear each other just now."""
+        other = next(each for each in self._joined if each.address == address)
+        cut = frozenset((joined.machine.name, other.machine.name)) in self._cut
+        return None if cut or other.machine is self.died or self._dice.random() < _CHANNEL_LOSS else other
+
     def _alive(self) -> list[Machine]:
         return [self.client, *self.servers]
 
@@ -151,13 +174,13 @@ class MemberStorm:
         if frozenset((source.name, target.name)) in self._cut and self._dice.random() < 0.5:
             return  # not even the offer came through
         offer = target.node.offer(target.now)
-        target.hurry()
+        target.settle()
         try:
             data = source.node.export(self.client.identity.public, offer, source.now, move=self._dice.random() < 0.5)
         except HandoverError as error:
             self.refused[str(error)] += 1  # it has no session to give
             return
-        source.hurry()
+        source.settle()
         if frozenset((source.name, target.name)) not in self._cut:
             self._exports.append((target, data))
             delay_s = self._dice.uniform(0, 2)
@@ -171,7 +194,7 @@ class MemberStorm:
         except HandoverError as error:
             self.refused[str(error)] += 1
             return
-        target.hurry()
+        target.settle()
         self.moved += 1
 
     def _import_again(self) -> None:

@@ -107,8 +107,8 @@ KINDS = (
     ),
 )
 
-MEMBERS = Kind("members")
-"""Several machines with one identity: member_storm.py."""
+SEVERAL = (Kind("members"), Kind("cluster"))
+"""Several machines with one identity, which know of each other or not: member_storm.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,11 +354,11 @@ class Outcome:
     failure: str = ""
 
 
-def _run_members(seed: int) -> Report:
-    storm = MemberStorm(seed)
+def _run_members(kind: Kind, seed: int) -> Report:
+    storm = MemberStorm(seed, cluster=kind.name == "cluster")
     reconnected_s = storm.run()
-    log = storm.world.log
-    return Report(MEMBERS.name, seed, reconnected_s, len(storm.world.received), storm.moved, tuple(log))
+    world = storm.world
+    return Report(kind.name, seed, reconnected_s, len(world.received), storm.moved, tuple(world.log))
 
 
 def run_storm(kind: Kind, seed: int) -> Outcome:
@@ -370,7 +370,7 @@ def run_storm(kind: Kind, seed: int) -> Outcome:
     before = signal.signal(signal.SIGALRM, give_up)
     signal.alarm(_LONGEST_RUN_S)
     try:
-        return Outcome(_run_members(seed) if kind == MEMBERS else Storm(kind, seed).run())
+        return Outcome(_run_members(kind, seed) if kind in SEVERAL else Storm(kind, seed).run())
     except InvariantError as error:
         return Outcome(None, f"{kind.name} {seed}: {error}")
     except Exception:  # noqa: BLE001 - whatever it is, it is this seed's result, and the other seeds run
@@ -433,13 +433,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=240, metavar="N", help="how many storms, of the kinds in turn")
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first seed of each kind")
     parser.add_argument("--seed", type=int, metavar="SEED", help="this seed of each kind, and no other")
-    parser.add_argument("--kind", choices=[kind.name for kind in (*KINDS, MEMBERS)], help="this kind only")
+    parser.add_argument("--kind", choices=[kind.name for kind in (*KINDS, *SEVERAL)], help="this kind only")
     parser.add_argument(
         "--jobs", type=int, default=_CORES, metavar="N", help="processes at a time; all cores if left out"
     )
     parser.add_argument("--log", action="store_true", help="print what the nodes logged")
     options = parser.parse_args(arguments)
-    kinds = [kind for kind in (*KINDS, MEMBERS) if options.kind in (None, kind.name)]
+    kinds = [kind for kind in (*KINDS, *SEVERAL) if options.kind in (None, kind.name)]
     if options.seed is not None:
         storms = plan(kinds, options.seed, len(kinds))
     else:

@@ -161,9 +161,12 @@ class Machine:
         """Peers of which other members are to be told."""
         self.strayed: list[bytes] = []
         """Data that is other members'."""
+        self.run = Run(0, workers.bit_length() - 1)
+        """Its shards of sessions that it makes."""
+        self._spare: range | None = None
+        self._begin: Callable[[], None] = lambda: None
         self._world = world
         self._boot_s = boot_s
-        self._run = Run(0, workers.bit_length() - 1)
         self._timer = float("inf")
         self._life = 0
         self._rounds = 0
@@ -183,6 +186,10 @@ class Machine:
         self.spec = spec
         self.endpoints = tuple(endpoints)
 
+    def join(self, run: Run, spare: range, begin: Callable[[], None]) -> None:
+        """Be one of several machines from the next start on, which have each other shards; ``begin`` with each life."""
+        self.run, self._spare, self._begin = run, spare, begin
+
     def start(self) -> None:
         """Begin a new life of the process, with the record of the one before if there is one."""
         self._life += 1
@@ -190,7 +197,10 @@ class Machine:
         self.mtu = 1420
         self.delivered = 0
         self.engine = EngineModel(lambda: self.now, self._transmit)
-        self.node = Node(self.identity, run=self._run, timing=self._world.timing, random=self._world.dice.randbytes)
+        timing, random = self._world.timing, self._world.dice.randbytes
+        self.node = Node(self.identity, run=self.run, spare=self._spare, timing=timing, random=random)
+        self.strayed.clear()
+        self._begin()
         if self.spec is not None:
             self.node.add_peer(self.spec, self.record, self.now)
             self.node.set_endpoints(self.spec.public_key, self.endpoints, self.now)
@@ -224,6 +234,8 @@ class Machine:
         self.wall_s += (snapshot.wall_ns - self._wall_ns()) / 1e9
         self.node, self.engine = self._copied(snapshot.node, snapshot.engine)
         self.record = snapshot.record
+        self.strayed.clear()
+        self._begin()
         self._world.promises.forget_floor(self.name)
         if fenced and self.spec is not None:
             self.node.fence(self.now)
@@ -266,6 +278,10 @@ class Machine:
     def drain(self, draining: bool) -> None:
         """Ask the other end to send elsewhere, or not any more."""
         self.node.set_draining(draining, self.now)
+        self._carry_out()
+
+    def settle(self) -> None:
+        """Carry out what the node wants done after it was asked directly."""
         self._carry_out()
 
     def hurry(self) -> None:

@@ -15,7 +15,7 @@ from lab.promises import InvariantError
 from lab.simulate import KINDS, Kind, Outcome, Storm, Tally, main, plan, run_storm
 from lab.world_model import Clock
 
-SEEDS = 26
+SEEDS = 24
 """Of each kind: with those of test_members.py, 300 storms and more."""
 
 

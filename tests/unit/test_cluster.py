@@ -5,77 +5,23 @@ The simulated world checks that no nonce is used twice, whichever member seals, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from centipede.cluster.cluster import FORWARDS_AT_ONCE, FORWARDS_PER_S, Cluster
+from centipede.cluster.cluster import FORWARDS_AT_ONCE, FORWARDS_PER_S
 from centipede.cluster.grants import SLOTS_END, SPARE, Grants, slot
 from centipede.cluster.message import DATA, HELLO, NO_LIFE, Message
 from centipede.protocol.drops import DropReason
 from centipede.protocol.endpoint import Endpoint
-from centipede.protocol.handover import Handover
-from centipede.protocol.identity import PublicKey
 from centipede.protocol.node import PeerSpec
 from centipede.protocol.session import Sealer
 from centipede.protocol.timing import Timing
+from lab.cluster_model import SECRET, Joined
 from lab.world_model import PORT, Machine, Uplink, World
 
-SECRET = bytes(range(32))
 SERVERS = 3
-
-
-class Joined:
-    """A machine's node and its part of the cluster."""
-
-    def __init__(self, world: Shared, machine: Machine, number: int) -> None:
-        self.world, self.machine, self.number = world, machine, number
-        self.address = Endpoint(f"10.8.0.{number}", 1)
-        self.cut = False
-        self.begin()
-
-    def begin(self) -> None:
-        run = slot(self.number, SERVERS, 0, 0)
-        assert run is not None
-        machine = self.machine
-        machine._run = run  # the world's machines are alone otherwise
-        machine.start()
-        others = [Endpoint(f"10.8.0.{n}", 1) for n in range(1, SERVERS + 1) if n != self.number]
-        life = self.world.dice.randbytes(16)
-        machine.node.set_forwarding()
-        self.cluster = Cluster(SECRET, self.number, SERVERS, 0, others, life, self)
-
-    def share(
-        self, public_key: PublicKey, grants: Grants, member: int, life: bytes, k: int, addresses: Sequence[Endpoint]
-    ) -> Handover | None:
-        return self.machine.node.share(
-            public_key, lambda base: grants.run(base, member, life, k), addresses, self.machine.now
-        )
-
-    def absorb(self, handover: Handover) -> None:
-        self.machine.node.absorb(handover, self.machine.now)
-
-    def inject(self, datagram: bytes) -> None:
-        self.machine.inject(datagram)
-
-    def bases(self) -> set[bytes]:
-        return self.machine.node.bases
-
-    def step(self) -> None:
-        cluster, now = self.cluster, self.machine.now
-        cluster.set_outer([uplink.local for uplink in self.machine.uplinks])
-        cluster.set_peers([self.world.client.identity.public])
-        if cluster.next_timer <= now:
-            cluster.handle_timer(now)
-        for data in self.machine.strayed:
-            cluster.forward(data, now)
-        self.machine.strayed.clear()
-        for address, data in cluster.take():
-            other = next(each for each in self.world.joined if each.address == address)
-            if not (self.cut or other.cut):
-                other.cluster.receive(self.address, data, other.machine.now)
-        self.machine.hurry()
 
 
 class Shared(World):
@@ -83,6 +29,8 @@ class Shared(World):
 
     client: Machine
     joined: list[Joined]
+    cut: set[Joined]
+    """Those whom nobody hears, and who hear nobody."""
 
     @classmethod
     def up(cls, **options: object) -> Shared:
@@ -95,7 +43,11 @@ class Shared(World):
             machine.configure(PeerSpec(world.client.identity.public, "a"), [])
             world.machines.append(machine)
             machines.append(machine)
-        world.joined = [Joined(world, machine, number) for number, machine in enumerate(machines, 1)]
+        world.cut = set()
+        world.joined = [
+            Joined(machine, number, SERVERS, world.dice.randbytes, world.across)
+            for number, machine in enumerate(machines, 1)
+        ]
         world.client.start()
         world.tick()
         world.pass_s(3.0)
@@ -103,10 +55,12 @@ class Shared(World):
 
     def tick(self) -> None:
         for each in self.joined:
-            each.cluster.tell(each.machine.news)
-            each.machine.news.clear()
             each.step()
         self.clock.at(self.clock.now + 0.02, self.tick)
+
+    def across(self, joined: Joined, address: Endpoint) -> Joined | None:
+        other = next(each for each in self.joined if each.address == address)
+        return None if self.cut & {joined, other} else other
 
     def note_delivered(self, name: str, packet: bytes) -> None:
         super().note_delivered("b" if name.startswith("m") else name, packet)
@@ -150,7 +104,7 @@ def test_the_others_go_on_when_the_maker_of_a_session_dies_before_its_rekey() ->
     world.wait(lambda: world.served_by() == SLOTS, 2.0)
     world.pass_s(5.0)
     first = world.joined[0]
-    first.cut = True
+    world.cut.add(first)
     first.machine.uplinks = []  # no bye
     world.pass_s(2.0)
     assert world.served_by() == {16, 32}
@@ -166,7 +120,7 @@ def test_a_member_that_comes_back_gets_other_shards_of_the_same_session() -> Non
     world.wait(lambda: world.served_by() == SLOTS, 2.0)
     second = world.joined[1]
     second.machine.record = None
-    second.begin()
+    second.machine.start()
     world.wait(lambda: 16 + 16 * SERVERS in world.served_by(), 4.0)
     assert world.client.node.status(world.client.now).peers[0].session.rekeys == 0
 
@@ -183,11 +137,9 @@ def test_members_that_do_not_hear_each_other_use_no_nonce_twice() -> None:
     world = Shared.up(timing=Timing(rekey_s=20.0, rekey_fallback_s=25.0, reject_s=30.0))
     world.send_packets(world.client, 0.02, world.clock.now + 90.0)
     world.wait(lambda: world.served_by() == SLOTS, 2.0)
-    for each in world.joined:
-        each.cut = True
+    world.cut.update(world.joined)
     world.pass_s(60.0)  # the world ends at a nonce used twice, and at a packet delivered twice
-    for each in world.joined:
-        each.cut = False
+    world.cut.clear()
     world.wait(lambda: len(world.served_by()) == SERVERS, 30.0)
 
 
