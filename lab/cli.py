@@ -277,15 +277,14 @@ def capabilities_command(as_json: bool) -> None:
 
 def _execute(runs: Sequence[Run], directory: Path, here: Machine, console: Console, tally: Tally) -> list[RunResult]:
     """Make runs one after the other."""
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     done = []
     for run in runs:
-        console.print(f"[{tally.begin(time.monotonic())}] {run.title}", markup=False, highlight=False)
-        result = execute(run, directory, here, lambda line: console.print(line, markup=False, highlight=False))
+        say(f"[{tally.begin(time.monotonic())}] {run.title}")
+        result = execute(run, directory, here, say)
         done.append(result)
-        line = f"  {result.verdict.value} after {result.seconds:.1f} s" + (
-            f": {result.reason}" if result.reason else ""
-        )
-        console.print(line, style=_STYLES[result.verdict], markup=False, highlight=False, soft_wrap=True)
+        reason = f": {result.reason}" if result.reason else ""
+        say(f"  {result.verdict.value} after {result.seconds:.1f} s{reason}", style=_STYLES[result.verdict])
     return done
 
 

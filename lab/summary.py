@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import statistics
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -161,10 +162,15 @@ def _told(summary: Summary) -> Iterator[str]:
     found = [each for row in summary.scenarios for each in row.found]
     own = Counter(verdict for each in found if _is_own(each) for verdict in each.verdicts)
     began = sorted(at for each in found for at in each.began_at)
-    yield f"`python -m lab summary` made this page from [{FILE}]({FILE}); `{summary.command}` made the runs, from"
-    yield f"{_minute(began[0])} to {_minute(began[-1])} UTC. Of several runs a cell has the median, and in brackets the"
-    yield "least and the most. Expectations bind Centipede alone; the other columns tell what became of the same"
-    yield f"traffic in the same network. Runs through Centipede: {_listed(own)}."
+    yield textwrap.fill(
+        f"`python -m lab summary` made this page from [{FILE}]({FILE}). The runs were made by `{summary.command}`, "
+        f"from {_minute(began[0])} to {_minute(began[-1])} UTC. Of several a cell has the median, and in brackets the least "
+        "and the most. Expectations bind Centipede alone; the other columns tell what became of the same traffic in "
+        f"the same network. Runs through Centipede: {_listed(own)}.",
+        width=120,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
     yield ""
     places: dict[str, list[str]] = {}
     for machine in summary.machines:
@@ -224,7 +230,12 @@ def _values(figure: str, values: Sequence[float | None]) -> str:
     if not there:
         return "–"
     middle, low, high = (_quantity(figure, value) for value in (statistics.median_low(there), there[0], there[-1]))
-    return middle if low == high else f"{middle} ({low} to {high})"
+    if low == high:
+        return middle
+    unit = middle.partition(" ")[2]
+    if all(each.endswith(f" {unit}") for each in (low, high)):
+        low, high = (each.removesuffix(f" {unit}") for each in (low, high))
+    return f"{middle} ({low} to {high})"
 
 
 def figure_words(figure: str) -> str:

@@ -48,7 +48,7 @@ def test_of_several_runs_there_are_the_median_and_the_range_and_failures_are_not
     runs = [stalled("centipede", stall_s, repetition=number) for number, stall_s in enumerate((0.05, 0.1, None), 1)]
     runs.append(stalled("centipede", 0.9, repetition=4, verdict=Verdict.FAILED, reason="a|b <c>"))
     _, _, own, rival = cells(summary.page(summary.summarise(runs, "x"), []), "wifi-to-lte")
-    assert own == "0<br>100 ms (50 ms to 900 ms)<br>3.96 Mbit/s<br>**1 of 4 failed**<br>a/b &lt;c>"
+    assert own == "0<br>100 ms (50 to 900)<br>3.96 Mbit/s<br>**1 of 4 failed**<br>a/b &lt;c>"
     assert rival == "not run"
 
 
