@@ -164,8 +164,8 @@ def _told(summary: Summary) -> Iterator[str]:
     began = sorted(at for each in found for at in each.began_at)
     yield textwrap.fill(
         f"`python -m lab summary` made this page from [{FILE}]({FILE}). The runs were made by `{summary.command}`, "
-        f"from {_minute(began[0])} to {_minute(began[-1])} UTC. Of several a cell has the median, and in brackets the least "
-        "and the most. Expectations bind Centipede alone; the other columns tell what became of the same traffic in "
+        f"from {_minute(began[0])} to {_minute(began[-1])} UTC. Of several a cell has the median, and in brackets the "
+        "least and the most. Expectations bind Centipede alone; the other columns tell what became of the same traffic in "
         f"the same network. Runs through Centipede: {_listed(own)}.",
         width=120,
         break_long_words=False,
