@@ -165,8 +165,8 @@ def _told(summary: Summary) -> Iterator[str]:
     yield textwrap.fill(
         f"`python -m lab summary` made this page from [{FILE}]({FILE}). The runs were made by `{summary.command}`, "
         f"from {_minute(began[0])} to {_minute(began[-1])} UTC. Of several a cell has the median, and in brackets the "
-        "least and the most. Expectations bind Centipede alone; the other columns tell what became of the same traffic in "
-        f"the same network. Runs through Centipede: {_listed(own)}.",
+        "least and the most. Expectations bind Centipede alone; the other columns tell what became of the same traffic "
+        f"in the same network. Runs through Centipede: {_listed(own)}.",
         width=120,
         break_long_words=False,
         break_on_hyphens=False,
