@@ -81,7 +81,7 @@ class DropReason(IntEnum):
     ACKNOWLEDGE_LIMITED = 33
     """An Acknowledge that was not sent (again) because the pair got one just now, or the handshake has 16 pairs."""
     REMOTE_NOT_ALLOWED = 34
-    """The source address is outside the peer's allow_remote."""
+    """The source address is outside the peer's allow_remote, or its port is 0, to which nobody can send."""
 
     # Session control (class 1).
     CONTROL_MALFORMED = 35

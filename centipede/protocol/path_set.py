@@ -196,10 +196,12 @@ def total(counters: Sequence[PathCounters]) -> PathCounters:
 
 
 def compatible(local: Endpoint, remote: Endpoint) -> bool:
-    """Whether a datagram can go from one to the other at all: one IP version, one scope."""
+    """Whether a datagram can go from one to the other at all, and to it alone: one IP version, one scope, one host."""
     if local.version != remote.version or remote.port == 0:
         return False
     ours, theirs = ip_address(local.host), ip_address(remote.host)
+    if theirs.is_unspecified or theirs.is_multicast:
+        return False
     if ours.is_unspecified:
-        return not theirs.is_unspecified
+        return True
     return ours.is_loopback == theirs.is_loopback and ours.is_link_local == theirs.is_link_local

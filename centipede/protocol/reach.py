@@ -115,7 +115,7 @@ class Reach:
 
     def refusal(self, remote: Endpoint) -> DropReason | None:
         """Why the peer may not have this outer address; None if it may."""
-        if not self.spec.allows(remote):
+        if not remote.port or not self.spec.allows(remote):
             return DropReason.REMOTE_NOT_ALLOWED
         if self._context.tunnelled and covers(self._context.tunnelled, remote):
             return DropReason.REMOTE_TUNNELLED

@@ -419,6 +419,20 @@ def test_sources_have_token_buckets(source: object, allowed: int) -> None:
     assert counts.get(DropReason.RATE_LIMITED, 0) == 40 - allowed
 
 
+def test_port_0_is_nobodys_source() -> None:
+    """Somebody on the way may write it into a datagram: a path that leads there would be told on, and cannot be."""
+    lone, nowhere = Lone(), Endpoint(REMOTE.host, 0)
+    attempt = initiate()
+    assert lone.receive(attempt.message, remote=nowhere) == []
+    (answer,) = lone.receive(attempt.message)
+    assert lone.receive(confirmation(attempt, answer.data), remote=nowhere) == []
+    assert lone.dropped() == {DropReason.REMOTE_NOT_ALLOWED: 2}
+    assert lone.receive(confirmation(attempt, answer.data, 1)) != []
+    handover = lone.node.share(PEER.public, lambda _: Run(16), (), lone.now)
+    assert handover is not None
+    assert handover.encode()
+
+
 def changed(data: bytes, position: int) -> bytes:
     return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
 

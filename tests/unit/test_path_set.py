@@ -74,6 +74,9 @@ def lose(paths: PathSet, path: Path, now: float) -> None:
         ("192.0.2.1:1", "127.0.0.1:2", False),
         ("[::]:1", "[2001:db8::1]:2", True),
         ("0.0.0.0:1", "127.0.0.1:2", True),
+        ("192.0.2.1:1", "0.0.0.0:2", False),
+        ("192.0.2.1:1", "239.1.2.3:2", False),
+        ("[2001:db8::2]:1", "[ff0e::1]:2", False),
     ],
 )
 def test_compatible(ours: str, theirs: str, possible: bool) -> None:
