@@ -153,7 +153,7 @@ class Etcd:
         except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             self.close()
             self._endpoints = [*self._endpoints[1:], endpoint]
-            words = " ".join(_words(error).split())
+            words = " ".join("".join(each if each.isprintable() else " " for each in _words(error)).split())
             raise StoreError(f"{endpoint}: {words[:_ERROR_CHARACTERS]}") from None
         return answer
 

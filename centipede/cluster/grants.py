@@ -15,7 +15,6 @@ from centipede.protocol.table import Run
 
 SLOT_SHARDS = 1 << LARGEST_K
 SLOTS_END = 8192
-MOST_MEMBERS = 64
 SPARE = range(SLOTS_END, SHARDS_END)
 """What no slot holds."""
 

@@ -32,6 +32,7 @@ class Memory:
         self.gone = False
         self.answer: bytes | None = None
         """What is answered instead, to everything."""
+        self.status = 200
         self._next_lease = 7587000000000000001
 
     def expire(self, lease: int | None = None) -> None:
@@ -113,7 +114,7 @@ def gateway(memory: Memory) -> Iterator[str]:
                 self.close_connection = True
                 return
             data = memory.answer if memory.answer is not None else json.dumps(memory.serve(self.path, body)).encode()
-            self.send_response(200)
+            self.send_response(memory.status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

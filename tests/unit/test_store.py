@@ -284,6 +284,12 @@ def test_an_answer_that_makes_no_sense_is_a_store_that_is_gone(join: Join, memor
         join(1, 11).round()
 
 
+def test_what_the_store_says_does_nothing_to_a_terminal(endpoint: str, memory: Memory) -> None:
+    memory.answer, memory.status = b'{"error":"no\\u001b[2J\\u0000 way"}', 503
+    with closing(Etcd([endpoint], None)) as etcd, pytest.raises(StoreError, match=r": 503 no \[2J way$"):
+        etcd.grant(10)
+
+
 def test_the_next_endpoint_is_asked_if_one_is_gone(endpoint: str) -> None:
     with closing(Etcd(["http://127.0.0.1:9", endpoint], None)) as etcd:
         with pytest.raises(StoreError):
