@@ -19,7 +19,7 @@ from centipede.protocol.node import PeerSpec
 from centipede.protocol.session import Sealer
 from centipede.protocol.timing import Timing
 from lab.cluster_model import SECRET, Joined
-from lab.world_model import PORT, Machine, Uplink, World
+from lab.world_model import PORT, Machine, Uplink, Weather, World
 
 SERVERS = 3
 
@@ -166,6 +166,35 @@ def test_an_address_moves_to_another_member_and_nothing_is_lost() -> None:
         world.pass_s(1.0)
         assert target.cluster.forwarded == forwarded, "the client has learnt whose the address is"
     assert world.served_by() == SLOTS
+
+
+def test_what_is_replayed_at_another_member_changes_no_path() -> None:
+    """It is brought to the member that had it, which knows it; or it comes first, and then once."""
+    world = Shared.up()
+    world.send_packets(world.client, 0.02, world.clock.now + 12.0)
+    world.wait(lambda: world.served_by() == SLOTS, 2.0)
+    world.pass_s(3.0)
+    stranger = Endpoint("203.0.113.9", 4000)
+    answered: list[bytes] = []
+
+    def watch(machine: Machine, local: Endpoint, remote: Endpoint, data: bytes) -> None:
+        if remote == stranger:
+            answered.append(data)
+        if machine is world.client:  # at the others as soon as at its own
+            for each in world.joined:
+                if each.machine.uplinks[0].local.host != remote.host:
+                    world.inject(stranger, each.machine.uplinks[0].local, data, Weather(delay_s=0.001))
+
+    paths = [{(path.local, path.remote) for path in each.machine.engine.table.peers[0].paths} for each in world.joined]
+    world.watch = watch
+    world.pass_s(5.0)
+    now = [{(path.local, path.remote) for path in each.machine.engine.table.peers[0].paths} for each in world.joined]
+    assert now == paths
+    assert not answered
+    assert all(each.cluster.forwarded and each.cluster.received for each in world.joined)
+    world.watch = None
+    world.pass_s(5.0)
+    assert world.lost() == 0
 
 
 def test_timestamps_are_shared_and_the_greatest_holds() -> None:
