@@ -1,4 +1,4 @@
-"""Simulated storms with the trace: what was sealed is what left the machines, and a shard granted twice is found."""
+"""Simulated storms with the trace: what was sealed is what left the machines, and mutants are found by it alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from centipede.cluster.grants import Grants, slot
 from centipede.protocol.grant import Grant
 from centipede.protocol.identity import Identity
 from lab.member_storm import MemberStorm
@@ -19,6 +20,7 @@ from tests.trace.entry import Account, load
 STORMS: dict[str, Callable[[], Storm | MemberStorm]] = {
     **{kind.name: partial(Storm, kind, 1) for kind in KINDS if kind.name in {"blocks", "restarts"}},
     **{f"members-{seed}": partial(MemberStorm, seed) for seed in range(2)},
+    **{f"cluster-{seed}": partial(MemberStorm, seed, cluster=True) for seed in range(2)},
 }
 
 
@@ -45,7 +47,21 @@ def test_the_trace_is_what_left_the_machines(name: str, python_trace: Path, left
 def test_a_shard_granted_twice_is_found(python_trace: Path, left: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Grant.cut
     monkeypatch.setattr(Grant, "cut", lambda grant, k, *, rest: (grant, kept(grant, k, rest=rest)[1]))
-    with suppress(InvariantError):  # what comes of it is not this test's
-        for seed in range(4):
-            MemberStorm(seed).run()
-    assert Account.of(load(python_trace), left).reused
+    assert repeats(python_trace, cluster=False)
+
+
+def test_lives_of_a_member_with_one_slot_are_found(
+    python_trace: Path, left: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Grants, "run", lambda grants, _base, member, _life, k: slot(member, grants._of, 0, k))
+    assert repeats(python_trace, cluster=True)
+
+
+def repeats(trace: Path, *, cluster: bool) -> bool:
+    """Whether some storm makes a machine seal a second time under a key and nonce."""
+    for seed in range(20):
+        with suppress(InvariantError):  # what else comes of it is not asked here
+            MemberStorm(seed, cluster=cluster).run()
+        if Account.of(load(trace), ()).reused:
+            return True
+    return False
