@@ -54,7 +54,7 @@ _WORSE = 0.95
 _IDLE = 0.2
 """unless it is as little as this without a queue: then there is little to send, and the loss is of earlier."""
 _WORSE_BEATS = 10
-"""after so many beats,"""
+"""after so many beats, half as many where one is known to lose packets,"""
 _REST_BEATS = 100
 """for so many; each time for twice as long,"""
 _MOST_REST_BEATS = 1600
@@ -413,7 +413,8 @@ class Aggregate(Scheduler):
         if not held_back or together >= _WORSE * best:
             self._worse_beats = max(0, self._worse_beats - passed)
             return
-        self._worse_beats += passed
+        known_lossy = any((candidate.unloaded_loss or 0.0) > MOST_LOSS for candidate in lanes)
+        self._worse_beats += 2 * passed if known_lossy else passed
         if self._worse_beats >= _WORSE_BEATS:
             self._worse_beats = 0
             self._resting_beats = self._rest_beats

@@ -246,6 +246,19 @@ def test_lanes_that_lose_packets_rest_as_well_but_not_when_there_is_nothing_to_s
         assert bool(selection.lanes) == stay
 
 
+def test_lanes_that_are_known_to_lose_packets_are_given_up_sooner() -> None:
+    beats = []
+    for unloaded_loss in (0.0, 0.01):
+        scheduler = create("aggregate", 2)
+        known = {"rate_bytes_per_s": 1e6, "peak_bytes_per_s": 1e6, "delivered_bytes_per_s": 3e5}
+        for beat in range(20):
+            lossy = near(2, beats=beat, loss=0.01, unloaded_loss=unloaded_loss, **known)
+            if not scheduler.choose([near(1, beats=beat, **known), lossy]).lanes:
+                break
+        beats.append(beat)
+    assert beats == [10, 5]
+
+
 def test_what_its_full_queue_does_to_a_path_does_not_move_the_traffic() -> None:
     scheduler = create("aggregate", 2)
     scheduler.choose([near(1), near(2)])
