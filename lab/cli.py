@@ -130,7 +130,9 @@ def check(files: Sequence[str], as_json: bool) -> None:
     "--guest", is_flag=True, help="Make all runs in a guest (see guest), with less load where it is emulated."
 )
 @click.option("--pcap", is_flag=True, help="Capture every link into a file beside the result.")
-@click.option("--results", type=click.Path(path_type=Path, file_okay=False), help="Where results go; must be new.")
+@click.option(
+    "--results", type=click.Path(path_type=Path, file_okay=False), help="Where results go; without results yet."
+)
 @click.option("--resume", is_flag=True, help="Go on in --results: runs whose result stands are not made again.")
 @_json
 def run_command(
@@ -160,6 +162,8 @@ def run_command(
         raise click.UsageError("--resume goes on in a directory: name it by --results")
     if results is not None and not resume and any(results.glob(f"*/*/*/{FILE}")):
         raise LabError(f"{results} holds results; --resume goes on there, another directory begins anew")
+    if results is not None:
+        _make(results)
     if not guest:
         ensure_privileged()
     paths = [scenario.find(text) for text in scenarios] or scenario.every()
@@ -320,6 +324,13 @@ def _verdicts(results: Sequence[RunResult]) -> Table:
         verdict = f"[{_STYLES[result.verdict]}]{result.verdict.value}[/]"
         table.add_row(result.scenario, result.tunnel.name, verdict, told)
     return table
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LabError(f"{directory} cannot be made: {error.strerror}; name another directory") from None
 
 
 def _console(*, stderr: bool = False) -> Console:

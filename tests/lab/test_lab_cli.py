@@ -79,6 +79,12 @@ def test_a_scenario_that_is_not_there_is_named() -> None:
     assert done.stderr == "Error: there is no scenario 'nowhere'; `python -m lab list` names them\n"
 
 
+def test_a_directory_that_cannot_be_made_is_told_before_anything_runs(brief: Path) -> None:
+    done = lab("run", brief, "--tunnel", "plain", "--results", brief / "below")
+    assert done.returncode == 1
+    assert done.stderr == f"Error: {brief / 'below'} cannot be made: Not a directory; name another directory\n"
+
+
 def test_usage_errors_end_with_2() -> None:
     assert lab("run").returncode == 2
     assert lab("run", "two-hosts", "--resume").returncode == 2
