@@ -32,16 +32,6 @@ class Grant:
         if self.first < self.run.first + self.run.size and self.run.first < self.end:
             raise ValueError("a run is not in the range that may be granted on")
 
-    @classmethod
-    def whole(cls, run: Run) -> Grant:
-        """What the machine has that a session begins with: its run, and all shards behind it."""
-        return cls(run, run.first + run.size, SHARDS_END)
-
-    @property
-    def spare(self) -> int:
-        """Shards that may be granted on."""
-        return self.end - self.first
-
     def cut(self, k: int, *, rest: bool) -> tuple[Grant, Grant]:
         """What remains, and what another machine gets: a run of 2^k and half of the range, or the ``rest`` of it.
 

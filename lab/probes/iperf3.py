@@ -78,7 +78,6 @@ class _Sum(msgspec.Struct):
     seconds: float
     bytes: int
     packets: int | None = None
-    lost_packets: int | None = None
     retransmits: int | None = None
 
 

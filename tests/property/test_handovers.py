@@ -114,14 +114,14 @@ def test_any_text(kind: Kind, text: str, headed: bool) -> None:
 
 @given(st.integers(0, 4), st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.booleans()), max_size=60))
 def test_no_shard_is_granted_twice(k: int, steps: list[tuple[bool, int, bool]]) -> None:
-    machines = [Grant.whole(Run(0, k))]
+    machines = [Grant(Run(0, k), 1 << k, SHARDS_END)]
     for newest, size, rest in steps:
         at = len(machines) - 1 if newest else 0
         try:
             machines[at], given_ = machines[at].cut(size, rest=rest)
         except ValueError:
             continue
-        assert not (rest and machines[at].spare)
+        assert not (rest and machines[at].first < machines[at].end)
         machines.append(given_)
     owned = [range(each.run.first, each.run.first + each.run.size) for each in machines]
     owned += [range(each.first, each.end) for each in machines]
