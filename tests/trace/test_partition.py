@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from itertools import chain
@@ -57,6 +58,7 @@ def test_members_cut_off_from_others_and_store_repeat_no_nonce(
     assert found.copies == {1}
     assert found.sealed == found.seen + found.unseen
     assert found.unseen <= missed(results)
+    shutil.rmtree(results)  # some 100 MB, which only a failure is worth
 
 
 def missed(results: Path) -> int:
