@@ -183,7 +183,10 @@ class EngineModel:
         )
         # Nor do they say what is urgent: every fifth one is.
         urgent = plan.urgent and counter % 5 == 0
-        for path in plan.urgent if urgent else plan.paths[: plan.copies]:
+        paths = plan.urgent if urgent else plan.paths[: plan.copies]
+        if plan.lanes and not urgent:  # nor does time pass while one is sent: they take turns
+            paths = (plan.lanes[counter % len(plan.lanes)].path,)
+        for path in paths:
             old = self._paths[path.path]
             self._paths[path.path] = replace(old, tx_packets=old.tx_packets + 1, tx_bytes=old.tx_bytes + len(datagram))
             self._transmit(path.local, path.remote, datagram)

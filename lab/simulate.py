@@ -159,7 +159,7 @@ class Storm:
                 Machine(name, seed, world, uplinks[index], wall_s=wall_s, boot_s=boot_s, workers=workers)
             )
         a, b = world.machines
-        scheduler = dice.choice(("redundant", "adaptive", "fastest"))
+        scheduler = dice.choice(("redundant", "adaptive", "fastest", "aggregate"))
         copies = dice.choice((1, 2, 2, None))
         to_b = PeerSpec(b.identity.public, "b", scheduler=scheduler, copies=copies)
         to_a = PeerSpec(a.identity.public, "a", scheduler=scheduler, copies=copies)
