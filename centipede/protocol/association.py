@@ -71,6 +71,8 @@ class Session:
     """When it was; None while pending."""
     heard: set[int] = field(default_factory=set)
     """Numbers of the paths it was heard on."""
+    heard_at: dict[int, float] = field(default_factory=dict)
+    """When it was heard on a path last, by control."""
     sources: list[Run] = field(default_factory=list)
     """The peer's runs heard under it."""
     spare: range = field(default=range(0))
@@ -270,6 +272,20 @@ class Association:
             speaking.append(self.established[1])
         speaking += [session for session in self.established if session in self.sending and session not in speaking]
         return speaking
+
+    def hear(self, session: Session, path: int, now: float, lull_s: float) -> None:
+        """Control came under a session on a path (its number).
+
+        A machine speaks under the newest session it has. One that was heard under an older one alone for this long has
+        lost the newer ones: it began anew, at the same address.
+        """
+        session.heard.add(path)
+        session.heard_at[path] = now
+        for newer in self.established:
+            if newer is session:
+                break
+            if path in newer.heard and now > newer.heard_at.get(path, _established(newer)) + lull_s:
+                newer.heard.discard(path)
 
     def known_on(self, path: int) -> Session | None:
         """The newest session that was heard on a path (its number); the current one if none was."""

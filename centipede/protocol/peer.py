@@ -276,7 +276,10 @@ class Peer:
             self._confirm(session, now)
         path = self._admit(event.local, event.remote, now)
         self._reach.pulse.note_heard()
-        session.heard.add(path.number)
+        lull_s = (
+            max(self._timing.dead_s, self._timing.gone_factor * beat.next_in_s) if beat is not None else float("inf")
+        )
+        self._association.hear(session, path.number, now, lull_s)
         path.receive_control(len(event.data), event.arrived)
         if beat is not None:
             path.hear_run(session.number, run)

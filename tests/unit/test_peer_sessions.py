@@ -156,6 +156,21 @@ def test_what_is_said_on_a_path_goes_under_the_newest_session_heard_there() -> N
     assert bench.association.known_on(1) is new
 
 
+def test_a_session_of_which_a_path_is_silent_while_an_older_one_is_heard_there_is_lost_to_its_machine() -> None:
+    bench = Bench()
+    old, new = bench.establish(10, 0.0), bench.establish(20, 100.0)
+    for path in (1, 2):
+        bench.association.hear(new, path, 101.0, 3.0)
+    bench.association.hear(old, 1, 104.0, 3.0)  # both are heard while they overlap
+    assert bench.association.known_on(1) is new
+    bench.association.hear(old, 1, 104.1, 3.0)
+    assert bench.association.known_on(1) is old
+    assert bench.choose({1}, 105.0) is old
+    assert bench.choose({2}, 105.0) is new
+    bench.association.hear(new, 1, 106.0, 3.0)
+    assert bench.choose({1}, 106.0) is new
+
+
 def test_pending_ones_are_four_and_live_ten_seconds() -> None:
     bench = Bench()
     sessions = [bench.session(10 + step, ours=False, born=float(step)) for step in range(6)]
