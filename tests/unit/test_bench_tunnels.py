@@ -18,7 +18,7 @@ from centipede.protocol.identity import Identity
 from lab.errors import LabError
 from lab.host import Host
 from lab.tunnels import TUNNELS, make_tunnel
-from lab.tunnels.base import TunnelEnd, TunnelError, TunnelOptions
+from lab.tunnels.base import TunnelEnd, TunnelError, TunnelOptions, wait_for_traffic
 from lab.tunnels.centipede import Readiness, cluster_section, configuration
 from lab.tunnels.plain import Plain
 from lab.tunnels.wireguard_go import configuration as wireguard_configuration
@@ -145,3 +145,18 @@ def test_tunnels_are_known_by_name() -> None:
         assert make_tunnel(name).name in name
     with pytest.raises(LabError, match="no tunnel 'ipsec'"):
         make_tunnel("ipsec")
+
+
+@pytest.mark.parametrize("channel", [None, ip_address("10.6.0.1")])
+def test_no_machine_of_a_cluster_waits_for_an_answer(monkeypatch: pytest.MonkeyPatch, channel: Any) -> None:
+    called: list[tuple[str, str]] = []
+
+    def answers(host: Host, target: str) -> bool:
+        called.append((host.name, target))
+        return True
+
+    monkeypatch.setattr("lab.tunnels.base.answers", answers)
+    far = end("b", 2, channel=channel)
+    wait_for_traffic(make_tunnel("centipede"), A, far, 1.0)
+    there = [("a", "10.7.0.2"), ("a", "fd07::2")]
+    assert called == (there if channel else [*there, ("b", "10.7.0.1"), ("b", "fd07::1")])
