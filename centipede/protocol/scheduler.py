@@ -38,8 +38,6 @@ LOSS_BEATS = 3
 """For so many beats, either of them: a full queue loses packets now and then, and copies would not help it."""
 
 
-_IDLE_BYTES_PER_S = 8_000.0
-"""A path that delivers less has no queue of its own."""
 _TRIAL = 0.1
 """A path that was never full begins with this share of the quickest one's rate,"""
 _TRIAL_GROWTH = 2.0
@@ -352,8 +350,6 @@ class Aggregate(Scheduler):
         super().__init__(copies)
         self._scores: dict[int, float] = {}
         """Of each path, when it was not full last."""
-        self._spreads: dict[int, float] = {}
-        """Of each path, by how much its round trip was longer than the least one while it carried next to nothing."""
         self._single = Fastest(copies, self._score)
         self._lanes: tuple[Lane, ...] = ()
         self._beats: dict[int, int] = {}
@@ -364,7 +360,6 @@ class Aggregate(Scheduler):
     def choose(self, candidates: Sequence[Candidate]) -> Selection:
         numbers = {candidate.path.path for candidate in candidates}
         self._scores = {number: score for number, score in self._scores.items() if number in numbers}
-        self._spreads = {number: spread_s for number, spread_s in self._spreads.items() if number in numbers}
         single = self._single.choose(candidates)
         first = next(candidate for candidate in candidates if candidate.path.path == self._single.holder)
         self._follow_goodput(candidates)
@@ -377,14 +372,12 @@ class Aggregate(Scheduler):
         return Selection(single.paths, single.copies, lanes=self._lanes)
 
     def _score(self, candidate: Candidate) -> float:
-        """Seconds; what a path's own load does to its delay and loss is not held against it, but that it varies is."""
+        """Seconds; what a path's full queue does to its delay and loss is not held against it."""
         number = candidate.path.path
-        if candidate.delivered_bytes_per_s < _IDLE_BYTES_PER_S and candidate.rtt_s and candidate.unloaded_rtt_s:
-            self._spreads[number] = candidate.rtt_s - candidate.unloaded_rtt_s
         if not candidate.full or number not in self._scores:
             loss = candidate.loss if candidate.unloaded_loss is None else candidate.unloaded_loss
             rtt_s = candidate.unloaded_score - _LOSS_PENALTY_S * candidate.loss
-            self._scores[number] = rtt_s + self._spreads.get(number, 0.0) + _BULK_LOSS_PENALTY_S * loss
+            self._scores[number] = rtt_s + _BULK_LOSS_PENALTY_S * loss
         return self._scores[number]
 
     def _update(self, lanes: tuple[Lane, ...]) -> tuple[Lane, ...]:

@@ -273,16 +273,6 @@ def _at(scheduler: Scheduler, beat: int, delivered: float) -> Selection:
     return scheduler.choose([near(1, beats=beat, full=True, **known), near(2, beats=beat, **known)])
 
 
-def test_a_path_that_varies_is_not_as_quick_as_its_least_round_trip() -> None:
-    scheduler = create("aggregate", 2)
-    for beat in range(10):
-        varying = near(2, beats=beat, rtt_s=0.022, unloaded_rtt_s=0.01)
-        loaded = near(1, beats=beat, rtt_s=0.035, unloaded_rtt_s=0.02, delivered_bytes_per_s=1e6)
-        steady = loaded if beat > 4 else near(1, beats=beat, rtt_s=0.02, unloaded_rtt_s=0.02)
-        selection = scheduler.choose([steady, varying])
-        assert [path.path for path in selection.paths] == [1], "nor is a short queue of its own held against it"
-
-
 def test_packets_wait_for_what_the_slower_path_takes_longer() -> None:
     hold = Hold()
     paths = [_path(number, transit_s) for number, transit_s in ((1, -5.0), (2, -4.975))]
