@@ -154,6 +154,16 @@ class Seat:
             return self._give(best)
         return holder
 
+    def pass_on(self, heir: int | None, candidates: Sequence[Candidate]) -> None:
+        """If the holder is gone, give its place to a path that carried its packets, too, and is sound.
+
+        What is better by what was measured may be as dead: the wire that failed is perhaps its own as well.
+        """
+        sound = {candidate.path.path for candidate in candidates if not candidate.suspect}
+        if heir in sound and all(candidate.path.path != self.holder for candidate in candidates):
+            self.holder = heir
+            self._challenged_at = None
+
     def _give(self, candidate: Candidate) -> Candidate:
         self.holder = candidate.path.path
         self._challenged_at = None
@@ -230,6 +240,7 @@ class Fastest(Scheduler):
         return self._seat.holder
 
     def choose(self, candidates: Sequence[Candidate]) -> Selection:
+        self._seat.pass_on(self._second.holder, candidates)
         holder = [candidate for candidate in candidates if candidate.path.path == self._seat.holder]
         sound = [candidate for candidate in candidates if not candidate.suspect]
         # A suspect holder stays until it is lost or well again: it may only have missed a beat.
@@ -238,6 +249,8 @@ class Fastest(Scheduler):
         if first.suspect and len(candidates) > 1:
             rest = [candidate for candidate in candidates if candidate is not first]
             chosen.append(self._second.take(_sound(rest, chosen)))
+        else:
+            self._second.holder = None
         return _selection(chosen)
 
 
@@ -255,6 +268,8 @@ class Adaptive(Scheduler):
         self._first = Seat(_unloaded_score)
         self._second = Seat(_unloaded_score)
         self._more: list[Seat] = []
+        self._stand_in: int | None = None
+        """The first path that carries copies because the one before it is suspect."""
         self._copies_for_loss = 0
         self._changing_since: int | None = None
         self._beats: dict[int, int] = {}
@@ -273,6 +288,7 @@ class Adaptive(Scheduler):
             pick = min(spare, key=lambda candidate: (candidate.suspect, order.index(candidate)))
             chosen.append(pick)
             spare.remove(pick)
+        self._stand_in = chosen[1].path.path if first.suspect and len(chosen) > 1 else None
         bulk = _selection(chosen)
         return Selection(bulk.paths, bulk.copies, self._urgent(first, rest, chosen))
 
@@ -283,6 +299,7 @@ class Adaptive(Scheduler):
         self._beats = beats
 
     def _take_first(self, candidates: Sequence[Candidate]) -> Candidate:
+        self._first.pass_on(self._stand_in, candidates)
         holder = [candidate for candidate in candidates if candidate.path.path == self._first.holder]
         sound = [candidate for candidate in candidates if not candidate.suspect]
         # A suspect holder stays until it is lost or well again: it may only have missed a beat.

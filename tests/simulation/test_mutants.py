@@ -69,7 +69,7 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     without_floor: "answered an Initiate that is not newer",
     without_window: "was given packet .* twice",
     with_one_shard: "with one key and nonce",
-    installing_on_receipt: "were lost|same session|flowed again only",
+    installing_on_receipt: "were lost|same session|flowed again only|with one key and nonce",
 }
 
 

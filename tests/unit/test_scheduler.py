@@ -144,8 +144,34 @@ def test_fastest_doubles_on_a_suspect_path_at_once_and_leaves_it_when_it_is_lost
     assert chosen(scheduler, [suspect, two, three]) == [2, 1]
     assert chosen(scheduler, [one, two, three]) == [1], "well again"
     assert chosen(scheduler, [suspect, replace(two, suspect=True), three]) == [3, 1]
-    assert chosen(scheduler, [two, three]) == [2]
-    assert chosen(scheduler, [one, two, three]) == [2], "the place was given away"
+    assert chosen(scheduler, [two, three]) == [3], "two was suspect a moment ago"
+    assert chosen(scheduler, [one, two, three]) == [3], "the place was given away"
+
+
+@pytest.mark.parametrize("name", ["fastest", "adaptive"])
+def test_when_a_path_is_lost_the_one_that_carried_its_packets_goes_on_with_them(name: str) -> None:
+    scheduler = create(name, None)
+    assert chosen(scheduler, FOUR) == [1]
+    assert chosen(scheduler, [replace(FOUR[0], suspect=True), *FOUR[1:]]) == [4, 1]
+    rest = FOUR[1:]  # 2 and 3 are quicker, but each shares what 1 used, and was not heard since
+    assert chosen(scheduler, rest) == [4]
+    for _ in range(3):
+        rest = [rest[0], *beaten(rest[1:], 1)]
+        assert chosen(scheduler, rest) == [4], "the quicker path has not answered"
+    answers = []
+    for _ in range(3):
+        rest = beaten(rest, 1)
+        answers += chosen(scheduler, rest)
+    assert answers[-1] == 2
+
+
+@pytest.mark.parametrize("name", ["fastest", "adaptive"])
+def test_a_path_that_once_stood_in_has_no_claim(name: str) -> None:
+    scheduler = create(name, None)
+    suspicious = [replace(FOUR[0], suspect=True), *FOUR[1:]]
+    for paths in (FOUR, suspicious, FOUR):
+        chosen(scheduler, paths)
+    assert chosen(scheduler, FOUR[1:]) == [2]
 
 
 def test_fastest_with_only_suspect_paths_uses_two() -> None:
