@@ -154,15 +154,19 @@ class Seat:
             return self._give(best)
         return holder
 
-    def pass_on(self, heir: int | None, candidates: Sequence[Candidate]) -> None:
-        """If the holder is gone, give its place to a path that carried its packets, too, and is sound.
+    def take_first(self, candidates: Sequence[Candidate], stand_in: int | None) -> Candidate:
+        """Who carries all packets, where ``stand_in`` carried those of a suspect holder besides, if there was one.
 
-        What is better by what was measured may be as dead: the wire that failed is perhaps its own as well.
+        A suspect holder stays until it is lost or well again: it may only have missed a beat. When it is lost, who
+        stood in for it and is sound goes on. What is better by what was measured may be as dead: the wire that failed
+        is perhaps its own as well.
         """
-        sound = {candidate.path.path for candidate in candidates if not candidate.suspect}
-        if heir in sound and all(candidate.path.path != self.holder for candidate in candidates):
-            self.holder = heir
+        sound = [candidate for candidate in candidates if not candidate.suspect]
+        holder = next((candidate for candidate in candidates if candidate.path.path == self.holder), None)
+        if holder is None and any(candidate.path.path == stand_in for candidate in sound):
+            self.holder = stand_in
             self._challenged_at = None
+        return self.take([holder] if holder is not None and holder.suspect else sound or candidates)
 
     def _give(self, candidate: Candidate) -> Candidate:
         self.holder = candidate.path.path
@@ -240,11 +244,7 @@ class Fastest(Scheduler):
         return self._seat.holder
 
     def choose(self, candidates: Sequence[Candidate]) -> Selection:
-        self._seat.pass_on(self._second.holder, candidates)
-        holder = [candidate for candidate in candidates if candidate.path.path == self._seat.holder]
-        sound = [candidate for candidate in candidates if not candidate.suspect]
-        # A suspect holder stays until it is lost or well again: it may only have missed a beat.
-        first = self._seat.take(holder if holder and holder[0].suspect else sound or candidates)
+        first = self._seat.take_first(candidates, self._second.holder)
         chosen = [first]
         if first.suspect and len(candidates) > 1:
             rest = [candidate for candidate in candidates if candidate is not first]
@@ -278,7 +278,7 @@ class Adaptive(Scheduler):
     def choose(self, candidates: Sequence[Candidate]) -> Selection:
         self._count(candidates)
         free = [candidate for candidate in candidates if not candidate.metered]
-        first = self._take_first(free or candidates)
+        first = self._first.take_first(free or candidates, self._stand_in)
         rest = [candidate for candidate in candidates if candidate is not first]
         order = self._rank(first, rest)
         wanted = 1 + self._follow_loss([first, *order])
@@ -297,13 +297,6 @@ class Adaptive(Scheduler):
         beats = {candidate.path.path: candidate.beats for candidate in candidates}
         self._beat += max((count - self._beats.get(number, count) for number, count in beats.items()), default=0)
         self._beats = beats
-
-    def _take_first(self, candidates: Sequence[Candidate]) -> Candidate:
-        self._first.pass_on(self._stand_in, candidates)
-        holder = [candidate for candidate in candidates if candidate.path.path == self._first.holder]
-        sound = [candidate for candidate in candidates if not candidate.suspect]
-        # A suspect holder stays until it is lost or well again: it may only have missed a beat.
-        return self._first.take(holder if holder and holder[0].suspect else sound or candidates)
 
     def _rank(self, first: Candidate, rest: Sequence[Candidate]) -> list[Candidate]:
         """The others in the order in which they would carry copies: not metered before sound before diverse."""
