@@ -89,7 +89,7 @@ def execute(run: Run, results: Path, machine: Machine, tell: Callable[[str], Non
     began_at = dt.datetime.now(dt.UTC)
     began = time.monotonic()
     before = load()
-    found = (_attempts if run.scenario.pairing is None else _pairing)(run, tunnel, directory, tell)
+    found = _make(run, tunnel, directory, tell)
     verdict, reason, judgements = judge(run, found.record, found.failure, found.unavailable, found.rows)
     if found.exhausted:
         verdict = Verdict.VOID
@@ -132,10 +132,16 @@ def execute(run: Run, results: Path, machine: Machine, tell: Callable[[str], Non
     return result
 
 
-def _attempts(run: Run, tunnel: Tunnel, directory: Path, tell: Callable[[str], None]) -> _Found:
+def _make(run: Run, tunnel: Tunnel, directory: Path, tell: Callable[[str], None]) -> _Found:
     lack = unavailable(run.scenario, tunnel)
     if lack is not None:
         return _Found(Record(), unavailable=lack)
+    if run.scenario.pairing is not None:
+        return _pairing(run, directory, tell)
+    return _attempts(run, tunnel, directory, tell)
+
+
+def _attempts(run: Run, tunnel: Tunnel, directory: Path, tell: Callable[[str], None]) -> _Found:
     void: tuple[str, ...] = ()
     for number in range(1, ATTEMPTS + 1):
         where = directory if number == 1 else directory / f"attempt-{number}"
@@ -153,10 +159,7 @@ def _attempts(run: Run, tunnel: Tunnel, directory: Path, tell: Callable[[str], N
     return _Found(attempt.record, failure=f"{ATTEMPTS} attempts were void: {void[-1]}", void=void, exhausted=True)
 
 
-def _pairing(run: Run, tunnel: Tunnel, directory: Path, tell: Callable[[str], None]) -> _Found:
-    unavailable = tunnel.unavailable()
-    if unavailable is not None:
-        return _Found(Record(), unavailable=unavailable)
+def _pairing(run: Run, directory: Path, tell: Callable[[str], None]) -> _Found:
     pairing = Pairing(run.scenario, lambda: make_tunnel(run.tunnel), directory, tell)
     try:
         with Budget(run.scenario.budget_s) as budget:
