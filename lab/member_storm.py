@@ -26,7 +26,7 @@ from centipede.protocol.leave import patience_s
 from centipede.protocol.node import PeerSpec
 from centipede.protocol.timing import Timing
 from lab.cluster_model import Joined
-from lab.promises import InvariantError
+from lab.promises import InvariantError, located
 from lab.world_model import PORT, Machine, Snapshot, Uplink, Weather, World
 
 RECONNECT_S = 6.0
@@ -86,10 +86,7 @@ class MemberStorm:
         try:
             return self._run()
         except InvariantError as error:
-            tail = "\n".join(self.world.log[-40:])
-            raise InvariantError(
-                f"{error}\npython -m lab.simulate --kind {self.kind} --seed {self.seed} --log\n{tail}"
-            ) from None
+            raise located(error, self.kind, self.seed, self.world.log) from None
 
     def _machine(self, name: str, key: int, network: int) -> Machine:
         uplinks = [Uplink(Endpoint(f"10.{network}.1.1", PORT))]

@@ -7,6 +7,8 @@ session packet under it, since a responder does not speak before.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from centipede.protocol.handshake import acknowledge_sid, open_initiate
 from centipede.protocol.identity import Identity
 from centipede.protocol.session import BASE_BYTES, is_handshake
@@ -20,6 +22,17 @@ _NONCE = 8 + BASE_BYTES
 
 class InvariantError(AssertionError):
     """The protocol broke a promise. The text says which."""
+
+
+def again(kind: str, seed: int) -> str:
+    """The command that repeats one storm."""
+    return f"python -m lab.simulate --kind {kind} --seed {seed} --log"
+
+
+def located(error: InvariantError, kind: str, seed: int, log: Sequence[str]) -> InvariantError:
+    """The error with the command that shows it again, and the end of what was logged until then."""
+    tail = "\n".join(log[-40:])
+    return InvariantError(f"{error}\n{again(kind, seed)}\n{tail}")
 
 
 class Promises:

@@ -36,7 +36,7 @@ from centipede.protocol.handshake import mac1_key
 from centipede.protocol.node import PeerSpec
 from centipede.protocol.timing import Timing
 from lab.member_storm import MemberStorm
-from lab.promises import InvariantError
+from lab.promises import InvariantError, again, located
 from lab.world_model import PORT, Machine, Nat, Uplink, Weather, World
 
 RECONNECT_S = 6.0
@@ -141,8 +141,7 @@ class Storm:
         try:
             return self._run()
         except InvariantError as error:
-            tail = "\n".join(self.world.log[-40:])
-            raise InvariantError(f"{error}\n{again(self.kind.name, self.world.seed)}\n{tail}") from None
+            raise located(error, self.kind.name, self.world.seed, self.world.log) from None
 
     def _build(self) -> None:
         world, dice, kind = self.world, self._dice, self.kind
@@ -339,11 +338,6 @@ class Storm:
         if lost:
             moments = sorted(self.world.sent[key] for key in lost)
             raise InvariantError(f"{len(lost)} packets of calm weather were lost, the first sent at {moments[0]:.2f}")
-
-
-def again(kind: str, seed: int) -> str:
-    """The command that repeats one storm."""
-    return f"python -m lab.simulate --kind {kind} --seed {seed} --log"
 
 
 @dataclass(frozen=True, slots=True)
