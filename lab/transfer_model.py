@@ -196,8 +196,8 @@ class TransferModel:
         self._began = self.clock.now
         for stream in self._streams:
             stream.begin()
-        for path in self._selection.paths[:1]:
-            self._hurry(self._way(path.path))
+        for way in self._ways:
+            self._hurry(way)
 
     def run(self, seconds: float) -> float:
         """Go on for a while; returns payload delivered in it, in bits per second."""
@@ -283,10 +283,11 @@ class TransferModel:
         if path.next_beat > self._time(forth=forth) + 1e-6:
             return  # another was sent meanwhile
         self._observe(way)
-        carrying = {lane.hops[0].address[1] for lane in self._lanes} | {one.path for one in self._selection.paths}
-        next_in_s = _BEAT_S if way.near.number in carrying and self._counter else _SPARE_BEAT_S
+        carrying = {one.path for one in self._selection.paths}
+        busy = self._counter and (self._scheduler.compares or way.near.number in carrying)
+        next_in_s = _BEAT_S if busy else _SPARE_BEAT_S
         now = self._time(forth=forth)
-        heartbeat = path.compose(now, next_in_s=next_in_s, k=0, aggregating=forth and bool(self._lanes))
+        heartbeat = path.compose(now, next_in_s=next_in_s, k=0, aggregating=forth and self._selection.spread)
         path.next_beat = now + next_in_s
         way.beats += 1
         number = way.beats
@@ -319,7 +320,6 @@ class TransferModel:
         way.far.observe(PathCounters(rx_packets=way.received, rx_bytes=way.received * size, last_rx=heard))
 
     def _choose(self) -> None:
-        before = {lane.hops[0].address[1] for lane in self._lanes}
         for way in self._ways:
             way.near.expire(self.clock.now, Timing())
         ways = [way.near for way in self._ways if way.near.usable]
@@ -335,11 +335,9 @@ class TransferModel:
             )
             for lane in self._selection.lanes
         ]
-        for number in {lane.hops[0].address[1] for lane in self._lanes} - before:
-            self._hurry(self._way(number))
 
     def _hurry(self, way: _Way) -> None:
-        """What carries data from now on is measured more often, by both ends."""
+        """There is data from now on, so the path is measured more often, by both ends."""
         for forth in (True, False):
             path = way.near if forth else way.far
             path.next_beat = min(path.next_beat, max(self._time(forth=forth), path.last_beat + _BEAT_S))

@@ -160,6 +160,8 @@ class Path:
         self._t1_us = 0
         self._sent: deque[_Beat] = deque(maxlen=_BEATS_KEPT)
         self._measured: tuple[int, int, int] | None = None
+        self._their_count: tuple[int, int, int] | None = None
+        """Of the peer's newest heartbeat: t1, count of KiB, and the newest t1 since which that has changed."""
         self._control_tx = 0
         self._control_rx = 0
         self._control_rx_bytes = 0
@@ -202,6 +204,11 @@ class Path:
     def loss(self) -> float:
         """Share of the packets sent that did not arrive, 0..1, smoothed."""
         return min(1.0, max(0.0, self._loss))
+
+    @property
+    def announced_s(self) -> float:
+        """When the peer's next heartbeat is to follow its newest, by its own word."""
+        return self._due_in_s
 
     @property
     def patience_s(self) -> float:
@@ -429,12 +436,27 @@ class Path:
             sent=sent,
             lost=sent - arrived_of_it,
         )
-        # The peer's own clock says how long it had not heard us. More than we announced: our heartbeats do not arrive.
-        self.unheard = held_s > timing.suspect_factor * max(echoed.next_in_s, _SHORTEST_INTERVAL_S)
-        if held_s > max(timing.gone_factor * echoed.next_in_s, timing.gone_least_s):
+        # The peer's own clock says how long it had not heard us. More than we announced: nothing of ours arrives.
+        silent_s = self._silence_s(beat)
+        self.unheard = silent_s > timing.suspect_factor * max(echoed.next_in_s, _SHORTEST_INTERVAL_S)
+        if silent_s > max(timing.gone_factor * echoed.next_in_s, timing.gone_least_s):
             self.state = PathState.GONE if self.usable else self.state
         elif self.unheard:
             self.state = PathState.SUSPECT if self.usable else self.state
+
+    def _silence_s(self, beat: Heartbeat) -> float:
+        """For how long, at most, the peer had not heard us when it sent this heartbeat, by its own clock.
+
+        Since the echoed heartbeat arrived, or since its heartbeat before, if its count of bytes has changed from that
+        to this: a full queue takes some heartbeats of ours, but not all data.
+        """
+        if self._their_count is None or beat.t1_us < self._their_count[0]:
+            since_us = 0
+        else:
+            t1_us, kib, since_us = self._their_count
+            since_us = t1_us if beat.received_kib != kib else since_us
+        self._their_count = (beat.t1_us, beat.received_kib, since_us)
+        return (beat.t1_us - max(beat.arrival_us, since_us)) / 1e6
 
     def _measure_rtt(self, rtt_s: float) -> None:
         if rtt_s < 0:

@@ -43,6 +43,8 @@ class Pulse:
         """The peer is asked to send elsewhere, whatever the node asks all peers for."""
         self.aggregating = False
         """Packets are spread over several paths."""
+        self.comparing = False
+        """While there is traffic every path is measured as often as those that carry it."""
         self.carrying: frozenset[int] = frozenset()
         """Numbers of the paths that carry data now."""
         self.last_tx = float("-inf")
@@ -214,7 +216,7 @@ class Pulse:
                 if now >= path.next_beat:
                     probes.append(path)
             elif now >= path.next_beat:
-                self.beat(path, now, answer_now=path.state is PathState.SUSPECT)
+                self.beat(path, now, answer_now=path.state is PathState.SUSPECT or self._compares(path, now))
             elif path.answer_owed:
                 self.answer(path, now)
             if path.state is PathState.VALID:
@@ -258,9 +260,16 @@ class Pulse:
             return timing.idle_s
         if not path.usable:
             return timing.probe_s
-        if quiet_s < timing.busy_within_s and (path.number in self.carrying or self._brings_data(path, now)):
+        if quiet_s < timing.busy_within_s and (
+            self.comparing or path.number in self.carrying or self._brings_data(path, now)
+        ):
             return self.busy_s
         return timing.up_s
+
+    def _compares(self, path: Path, now: float) -> bool:
+        """Whether the path is measured only to be compared: then nothing else makes the peer answer as often."""
+        sent_lately = now - self.last_tx < self._timing.busy_within_s
+        return self.comparing and sent_lately and path.announced_s > _SCATTERED * self.busy_s
 
     def _brings_data(self, path: Path, now: float) -> bool:
         """Whether the peer sends data here. It has only our heartbeats to tell it that the path works."""

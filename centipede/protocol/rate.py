@@ -25,12 +25,16 @@ _RECOVERY = 1.25
 """by so much more, while that is less than it did before."""
 _PEAK_DECAY = 0.995
 _BASE_BEATS = 256
-_BURST_LOSS = 0.02
-"""Of what is lost at once no more than this share counts, and twice what is usual: a queue overflowed and is gone."""
+_BURST, _BURST_LOSS = 3, 0.05
+"""More than this number that are lost at once, and more than this share and twice what is usual, count only if the same
+is true of those before: a queue overflowed and is gone."""
 _LOSS_PRIOR_PACKETS = 256
 """A path is taken for one that loses nothing until it was sent many times as much without a queue;"""
 _LOSS_WINDOW_PACKETS = 8192
 """of more than this the older half counts half."""
+_MOST_EARLY, _MOST_EARLY_SHARE = 8, 0.05
+"""What is sent and what arrives is not counted at one moment. Packets that arrive before they are counted as sent are
+set off against those that seem lost next, up to so many, or this share of those sent."""
 _LEAST_BYTES_PER_S = 8_000.0
 _COUNT_MASK = 0xFFFF_FFFF
 
@@ -40,8 +44,11 @@ class RateEstimate:
 
     __slots__ = (
         "_base_s",
+        "_burst",
+        "_early",
         "_echo_us",
         "_kib",
+        "_let_pass",
         "_lost",
         "_queue_s",
         "_queued",
@@ -64,6 +71,10 @@ class RateEstimate:
         """Whether it has more to carry than it can."""
         self._sent = self._lost = 0.0
         """Packets, of those that went out while there was no queue."""
+        self._early = self._let_pass = 0.0
+        """Packets of the interval before: more of them arrived than were sent; seemed lost but did not count."""
+        self._burst = False
+        """Whether many of them seemed lost."""
         self._base_s: float | None = None
         self._queue_s = 0.0
         self._queued = 0
@@ -106,8 +117,7 @@ class RateEstimate:
             self._echo_us = echo_us
             queue_s = self._queue_s
             self._note_transit((arrival_us - echo_us) / 1e6, loss)
-            if max(queue_s, self._queue_s) <= _QUEUE_S:
-                self._note_loss(sent, lost)
+            self._note_loss(sent, lost, queued=max(queue_s, self._queue_s) > _QUEUE_S)
         if self._t1_us is None or t1_us < self._t1_us:
             self._t1_us, self._kib = t1_us, received_kib
             return
@@ -119,9 +129,19 @@ class RateEstimate:
         if came_kib <= _COUNT_MASK >> 1:  # else the peer counts anew
             self._note_delivered(came_kib * 1024 / passed_s)
 
-    def _note_loss(self, sent: int, lost: int) -> None:
+    def _note_loss(self, sent: int, lost: int, *, queued: bool) -> None:
+        missing = lost - self._early
+        if missing < 0:  # what seemed lost before, and was let pass, has come
+            missing = min(0.0, missing + self._let_pass)
+        self._early = min(max(0.0, -missing), max(_MOST_EARLY, _MOST_EARLY_SHARE * sent))
+        missing = max(0.0, missing)
+        burst = missing > max(_BURST, (_BURST_LOSS + 2 * self.loss) * sent)
+        overflowed, self._burst = burst and not self._burst, burst
+        self._let_pass = missing if queued or overflowed else 0.0
+        if queued or overflowed:
+            return
         self._sent += sent
-        self._lost += min(lost, max(1.0, (_BURST_LOSS + 2 * self.loss) * sent))
+        self._lost += missing
         if self._sent > _LOSS_WINDOW_PACKETS:
             self._sent /= 2
             self._lost /= 2

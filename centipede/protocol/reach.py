@@ -64,9 +64,11 @@ class Reach:
         self.spec = spec
         self._context = context
         self._timing = context.timing
-        self._one_machine = create(spec.scheduler, spec.copies).one_machine
+        scheduler = create(spec.scheduler, spec.copies)
+        self._one_machine = scheduler.one_machine
         self._paths = PathSet(context.new_path, context.timing)
         self.pulse = Pulse(context, self._paths, association, busy_s=spec.heartbeat_s, keepalive=spec.keepalive)
+        self.pulse.comparing = scheduler.compares
         self._announcement: Announcement[Endpoint] = Announcement()
         self._introduction: Announcement[Endpoint] = Announcement()
         self._introduced: tuple[Endpoint, ...] = ()
@@ -127,7 +129,8 @@ class Reach:
     def replace_spec(self, spec: PeerSpec, now: float) -> None:
         """Follow new settings. Raises ValueError for a scheduler that does not exist."""
         if (spec.scheduler, spec.copies) != (self.spec.scheduler, self.spec.copies):
-            self._one_machine = create(spec.scheduler, spec.copies).one_machine
+            scheduler = create(spec.scheduler, spec.copies)
+            self._one_machine, self.pulse.comparing = scheduler.one_machine, scheduler.compares
             self._members.clear()
         self.spec = spec
         self.pulse.busy_s = spec.heartbeat_s
@@ -308,7 +311,7 @@ class Reach:
         bulk = {path.path for choice in choices for path in choice.selection.paths[: choice.selection.copies]}
         bulk.update(lane.path.path for choice in choices for lane in choice.selection.lanes)
         self._urgent = frozenset(path.path for choice in choices for path in choice.selection.urgent) - bulk
-        self.pulse.aggregating = any(choice.selection.lanes for choice in choices)
+        self.pulse.aggregating = any(choice.selection.spread for choice in choices)
         return choices
 
     def _choose(self, paths: Sequence[Path], before: list[_Member]) -> Choice:

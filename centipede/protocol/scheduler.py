@@ -44,6 +44,10 @@ _TRIAL_GROWTH = 2.0
 """and is given so many times what it has delivered, until that is half of the quickest one's rate;"""
 _LATE_TRIAL_GROWTH = 1.25
 """from then on so many times, until its queue tells what it can carry."""
+_UNTRIED_BYTES_PER_S = 64_000.0
+"""Any path is taken to carry this much."""
+_ANNOUNCED_BEATS = 2
+"""Lanes begin so many beats after it was clear that there may be some."""
 _RATE_CHANGE = 0.05
 _DELAY_CHANGE_S = 0.002
 """Smaller changes are not worth a new table."""
@@ -51,11 +55,11 @@ _WORSE = 0.95
 """Lanes that are full, or lose packets, and deliver together less than this share of what one did are given up,"""
 _IDLE = 0.2
 """unless it is as little as this without a queue: then there is little to send, and the loss is of earlier."""
-_WORSE_BEATS = 10
+_WORSE_BEATS = 4
 """after so many beats, half as many where one is known to lose packets,"""
-_REST_BEATS = 100
+_REST_BEATS = 40
 """for so many; each time for twice as long,"""
-_MOST_REST_BEATS = 1600
+_MOST_REST_BEATS = 640
 """but not longer than this."""
 _LONGEST_DELAY_S = 60.0
 """A peer may say anything of its clock; no packet is under way for longer."""
@@ -105,6 +109,11 @@ class Candidate:
         rtt_s = self.rtt_s if self.unloaded_rtt_s is None else self.unloaded_rtt_s
         return _RESOLUTION_S + (_UNMEASURED_S if rtt_s is None else rtt_s) + _LOSS_PENALTY_S * self.loss
 
+    @property
+    def lossy(self) -> bool:
+        """Whether it is known to lose packets, its queue apart."""
+        return (self.unloaded_loss or 0.0) > LITTLE_LOSS
+
     def meets(self, others: Sequence[Candidate]) -> bool:
         """Whether it shares a local or remote address with any of them, ports aside: one cut link may take both."""
         local, remote = self.path.local.host, self.path.remote.host
@@ -121,6 +130,8 @@ class Selection:
     """Where urgent packets go instead; empty: where all go."""
     lanes: tuple[Lane, ...] = ()
     """If there are any, each of the other packets goes to one of these."""
+    spread: bool = False
+    """Whether packets may overtake each other by going different ways, now or soon: the peer is to be told."""
 
 
 class Seat:
@@ -181,6 +192,8 @@ class Scheduler(ABC):
     """As in the configuration."""
     one_machine: ClassVar[bool] = False
     """Whether all packets for a peer are to go to one of its machines at a time."""
+    compares: ClassVar[bool] = False
+    """Whether it needs every path measured as often as those that carry data."""
 
     def __init__(self, copies: int | None) -> None:
         """``copies`` as in the configuration, None for all; a scheduler without use for it ignores it."""
@@ -355,6 +368,7 @@ class Aggregate(Scheduler):
 
     name = "aggregate"
     one_machine = True
+    compares = True
 
     def __init__(self, copies: int | None) -> None:
         super().__init__(copies)
@@ -363,23 +377,40 @@ class Aggregate(Scheduler):
         self._single = Fastest(copies, self._score)
         self._lanes: tuple[Lane, ...] = ()
         self._beats: dict[int, int] = {}
-        self._worse_beats = 0
-        self._resting_beats = 0
+        self._announced_beats = 0.0
+        self._worse_beats = 0.0
+        self._resting_beats = 0.0
         self._rest_beats = _REST_BEATS
 
     def choose(self, candidates: Sequence[Candidate]) -> Selection:
         numbers = {candidate.path.path for candidate in candidates}
         self._scores = {number: score for number, score in self._scores.items() if number in numbers}
-        single = self._single.choose(candidates)
+        single = self._single.choose(self._fit(candidates))
         first = next(candidate for candidate in candidates if candidate.path.path == self._single.holder)
-        self._follow_goodput(candidates)
-        self._lanes = () if self._resting_beats else self._update(_lanes(first, candidates))
+        passed = self._count(candidates)
+        self._follow_goodput(candidates, passed)
+        lanes = _lanes(first, candidates)
+        self._rest_first(lanes[1:], candidates)
+        spread = not self._resting_beats and (bool(lanes) or (first.queued and len(candidates) > 1))
+        self._announced_beats = self._announced_beats + passed if spread else 0.0
+        # The peer has to know before that packets will overtake each other, or it takes them for lost.
+        self._lanes = self._update(lanes) if self._announced_beats >= _ANNOUNCED_BEATS else ()
         if self._resting_beats and not first.suspect:
-            sound = [candidate for candidate in candidates if not candidate.suspect]
+            sound = [candidate for candidate in candidates if not candidate.suspect and candidate.lossy <= first.lossy]
             best = max(sound, key=lambda candidate: candidate.peak_bytes_per_s)
             if first.peak_bytes_per_s < BETTER * best.peak_bytes_per_s:
                 return _selection([best])  # the quickest is not what the lanes were compared with
-        return Selection(single.paths, single.copies, lanes=self._lanes)
+        return Selection(single.paths, single.copies, lanes=self._lanes, spread=spread)
+
+    def _fit(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        """Those that may be the quickest: none in place of one that delivers more than was ever seen of it."""
+        holder = next((candidate for candidate in candidates if candidate.path.path == self._single.holder), None)
+        if holder is None or holder.suspect or holder.lossy:
+            return candidates
+        needed = holder.delivered_bytes_per_s
+        if needed < _UNTRIED_BYTES_PER_S:
+            return candidates
+        return [each for each in candidates if each is holder or BETTER * needed <= each.peak_bytes_per_s]
 
     def _score(self, candidate: Candidate) -> float:
         """Seconds; what a path's full queue does to its delay and loss is not held against it."""
@@ -401,27 +432,40 @@ class Aggregate(Scheduler):
                 return lanes
         return self._lanes
 
-    def _follow_goodput(self, candidates: Sequence[Candidate]) -> None:
-        """Give several lanes up for a while when one would do better."""
+    def _count(self, candidates: Sequence[Candidate]) -> float:
+        """How many beats passed, on the average of all paths: the measure of time."""
         counts = {candidate.path.path: candidate.beats for candidate in candidates}
-        passed = max((count - self._beats.get(number, count) for number, count in counts.items()), default=0)
+        passed = sum(max(0, count - self._beats.get(number, count)) for number, count in counts.items()) / len(counts)
         self._beats = counts
-        self._resting_beats = max(0, self._resting_beats - passed)
+        return passed
+
+    def _follow_goodput(self, candidates: Sequence[Candidate], passed: float) -> None:
+        """Give several lanes up for a while when one would do better."""
+        self._resting_beats = max(0.0, self._resting_beats - passed)
         used = {lane.path.path for lane in self._lanes}
         lanes = [candidate for candidate in candidates if candidate.path.path in used]
         best = max((candidate.peak_bytes_per_s for candidate in lanes), default=0.0)
         together = sum(candidate.delivered_bytes_per_s for candidate in lanes)
-        lossy = together > _IDLE * best and any(candidate.loss > MOST_LOSS for candidate in lanes)
-        held_back = lossy or any(candidate.full for candidate in lanes)
+        known_lossy = any(candidate.lossy for candidate in lanes)
+        lossy = known_lossy or any(candidate.loss > MOST_LOSS for candidate in lanes)
+        held_back = any(candidate.full for candidate in lanes) or (lossy and together > _IDLE * best)
         if not held_back or together >= _WORSE * best:
-            self._worse_beats = max(0, self._worse_beats - passed)
+            self._worse_beats = max(0.0, self._worse_beats - passed)
             return
-        known_lossy = any((candidate.unloaded_loss or 0.0) > MOST_LOSS for candidate in lanes)
         self._worse_beats += 2 * passed if known_lossy else passed
         if self._worse_beats >= _WORSE_BEATS:
-            self._worse_beats = 0
-            self._resting_beats = self._rest_beats
-            self._rest_beats = min(_MOST_REST_BEATS, 2 * self._rest_beats)
+            self._rest()
+
+    def _rest_first(self, others: Sequence[Lane], candidates: Sequence[Candidate]) -> None:
+        """Before lanes of which one is known to lose packets are tried, the quickest path shows what it does alone."""
+        used = {lane.path.path for lane in others}
+        if self._rest_beats == _REST_BEATS and any(each.lossy for each in candidates if each.path.path in used):
+            self._rest()
+
+    def _rest(self) -> None:
+        self._worse_beats = 0.0
+        self._resting_beats = self._rest_beats
+        self._rest_beats = min(_MOST_REST_BEATS, 2 * self._rest_beats)
 
 
 SCHEDULERS: dict[str, type[Scheduler]] = {
@@ -457,6 +501,26 @@ def _sound(candidates: Sequence[Candidate], chosen: Sequence[Candidate]) -> list
     return [candidate for candidate in candidates if footing[candidate.path.path] == best]
 
 
+def _apart(first: Candidate, sound: Sequence[Candidate]) -> list[Candidate]:
+    """The first and those that add an address of either end; another pair of the same ones would share their links."""
+    chosen = [first]
+    rest = [candidate for candidate in sound if candidate is not first]
+    while rest:
+        locals_ = {candidate.path.local.host for candidate in chosen}
+        remotes = {candidate.path.remote.host for candidate in chosen}
+        added = {
+            candidate.path.path: (candidate.path.local.host not in locals_)
+            + (candidate.path.remote.host not in remotes)
+            for candidate in rest
+        }
+        best = max(rest, key=lambda candidate: (added[candidate.path.path], -candidate.path.path))
+        if not added[best.path.path]:
+            break
+        chosen.append(best)
+        rest.remove(best)
+    return chosen
+
+
 def _selection(chosen: Sequence[Candidate]) -> Selection:
     """Sound paths first, else in the order of choice."""
     ordered = sorted(chosen, key=lambda candidate: candidate.suspect)
@@ -471,7 +535,7 @@ def _lanes(first: Candidate, candidates: Sequence[Candidate]) -> tuple[Lane, ...
     transits = {candidate.path.path: candidate.transit_s or 0.0 for candidate in sound}
     least_s = min(transits.values())
     lanes = []
-    for candidate in sorted(sound, key=lambda candidate: (candidate is not first, candidate.path.path)):
+    for candidate in _apart(first, sound):
         delay_s = min(transits[candidate.path.path] - least_s, _LONGEST_DELAY_S)
         if candidate is not first and delay_s > LONGEST_REORDER_S:
             continue  # the peer would not wait for what comes this way

@@ -149,6 +149,28 @@ def test_heartbeats_keep_the_rhythm_of_the_traffic() -> None:
     assert len(sent) == pytest.approx(6, abs=2)
 
 
+@pytest.mark.parametrize(("scheduler", "compares"), [("aggregate", True), ("fastest", False)])
+def test_a_scheduler_that_compares_has_spare_paths_measured_as_often(scheduler: str, compares: bool) -> None:
+    world, a, b = started(links=(2, 2), scheduler=scheduler)
+    a.uplinks[1].up.delay_s = 0.1
+    world.blocked |= {(f"10.1.{i}.1", f"10.2.{3 - i}.1") for i in (1, 2)}
+    world.clock.run_until(1.0)
+    heard: list[float] = []
+    spare = (b.uplinks[1].local, a.uplinks[1].local)
+    world.watch = lambda machine, local, remote, data: (
+        heard.append(world.clock.now) if machine is b and (local, remote) == spare else None
+    )
+    world.send_packets(a, 0.05, 10.0)
+    world.clock.run_until(10.0)
+    assert (len(heard) > 40) == compares
+    assert len(heard) < 60
+    heard.clear()
+    world.clock.run_until(13.0)
+    heard.clear()
+    world.clock.run_until(20.0)
+    assert len(heard) < 15, "there is no traffic"
+
+
 @pytest.mark.parametrize("scheduler", ["redundant", "fastest"])
 def test_nothing_is_lost_across_rekeys(scheduler: str) -> None:
     timing = Timing(rekey_s=3.0, rekey_jitter_s=0.5, rekey_fallback_s=4.0, reject_s=6.0)

@@ -322,6 +322,25 @@ def test_loss_survives_wrapping_and_restarting_counts() -> None:
     assert path.loss < 0.2
 
 
+def test_a_full_queue_that_takes_our_heartbeats_but_not_all_data_makes_no_suspicion() -> None:
+    for arrives, state in ((True, VALID), (False, SUSPECT)):
+        path, peer = in_state(VALID)
+        for step in range(1, 5):  # our heartbeats are lost from now on
+            now = 100 + step / 5
+            held_us = peer.clock_us(now) - peer.clock_us(100.0)
+            beat = peer.beat(now, arrival_us=peer.clock_us(now) - held_us, received_kib=30 * step if arrives else 7)
+            peer.send(beat, now)
+        assert path.state is state
+
+
+def test_a_peer_whose_clock_and_count_begin_anew_was_not_heard_by_that() -> None:
+    path, peer = in_state(VALID)
+    peer.send(peer.beat(100.2, arrival_us=peer.clock_us(100.15), received_kib=50), 100.2)
+    peer.ahead_s = 1.0
+    peer.send(peer.beat(100.4, arrival_us=peer.clock_us(99.9), received_kib=2), 100.4)
+    assert path.state is SUSPECT
+
+
 def test_an_address_known_from_a_packet_is_sent_no_more_than_came() -> None:
     path = new_path(expected=False)
     assert path.learned
