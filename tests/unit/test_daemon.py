@@ -86,6 +86,8 @@ class PlayedNode:
 
     def fence(self, now: float) -> None:
         self.stage.note("fence")
+        if self.stage.answer:
+            self.stage.effects.append(self.stage.answer)
 
     def set_locals(self, locals_: Sequence[Endpoint], now: float, chosen: Sequence[Endpoint]) -> None:
         self.stage.note(f"locals {' '.join(map(str, locals_))}")
@@ -361,7 +363,7 @@ def test_a_machine_that_may_be_a_copy_begins_anew(
     monkeypatch.setattr(module, "CloneWatch", lambda: CloneWatch(events=lambda: theirs))
 
     def act(client: ControlClient) -> None:
-        stage.effects = [Effects(table=ForwardingTable(2, Run()))]
+        stage.answer = Effects(table=ForwardingTable(2, Run()))
         kernel.send(b"change@/devices/x\0NEW_VMGENID=1\0")
         while "fence" not in stage.happened:
             client.request(Show())
