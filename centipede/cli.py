@@ -42,7 +42,7 @@ from centipede.errors import CentipedeError, ConfigError, ControlError
 from centipede.fields import parse_name
 from centipede.log import LEVELS
 from centipede.protocol.identity import KEY_BYTES, Identity, render_key
-from centipede.protocol.scheduler import SCHEDULERS
+from centipede.protocol.schedulers import SCHEDULERS
 
 CONFIG_DIR = Path("/etc/centipede")
 _LEFT_AFTER_S = 3.0

@@ -22,7 +22,8 @@ from centipede.protocol.hold import Hold
 from centipede.protocol.path import Path, PathState
 from centipede.protocol.path_mtu import PathMtu
 from centipede.protocol.reach import candidate
-from centipede.protocol.scheduler import Selection, create
+from centipede.protocol.scheduler import Selection
+from centipede.protocol.schedulers import create
 from centipede.protocol.timing import Timing
 from lab.frame_queue import Drop, FrameQueue
 from lab.impairment import Impairment

@@ -22,7 +22,8 @@ from centipede.protocol.hold import Hold
 from centipede.protocol.path import Path, PathState
 from centipede.protocol.path_set import MOST_REMOTES, PathSet, total
 from centipede.protocol.pulse import Pulse
-from centipede.protocol.scheduler import Candidate, Scheduler, Selection, create
+from centipede.protocol.scheduler import Candidate, Scheduler, Selection
+from centipede.protocol.schedulers import create
 from centipede.protocol.session import Header
 from centipede.protocol.spec import PeerSpec, covers
 from centipede.protocol.status import PathStatus

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from centipede.protocol.table import LONGEST_REORDER_S, Lane, TablePath
+from centipede.protocol.table import Lane, TablePath
 
 BETTER = 0.8
 """A challenger counts as better from this share of the holder's score."""
@@ -25,8 +25,6 @@ _UNMEASURED_S = 1.0
 """Round trip assumed of a path before its first measurement: any that was measured is likely better."""
 _LOSS_PENALTY_S = 1.0
 """A lost packet costs about what a retransmission timeout costs; 1 % of loss weighs as 10 ms."""
-_BULK_LOSS_PENALTY_S = 4.0
-"""What is spread is bulk: TCP that fills a link is held back far more by loss than by delay."""
 _RESOLUTION_S = 0.001
 """Added to every score, so that paths a few hundred microseconds short do not compete over noise."""
 
@@ -36,33 +34,6 @@ LITTLE_LOSS = 0.0025
 """A copy ends when there would be less loss than this without it."""
 LOSS_BEATS = 3
 """For so many beats, either of them: a full queue loses packets now and then, and copies would not help it."""
-
-
-_TRIAL = 0.1
-"""A path that was never full begins with this share of the quickest one's rate,"""
-_TRIAL_GROWTH = 2.0
-"""and is given so many times what it has delivered, until that is half of the quickest one's rate;"""
-_LATE_TRIAL_GROWTH = 1.25
-"""from then on so many times, until its queue tells what it can carry."""
-_UNTRIED_BYTES_PER_S = 64_000.0
-"""Any path is taken to carry this much."""
-_ANNOUNCED_BEATS = 2
-"""Lanes begin so many beats after it was clear that there may be some."""
-_RATE_CHANGE = 0.05
-_DELAY_CHANGE_S = 0.002
-"""Smaller changes are not worth a new table."""
-_WORSE = 0.95
-"""Lanes that are full, or lose packets, and deliver together less than this share of what one did are given up,"""
-_IDLE = 0.2
-"""unless it is as little as this without a queue: then there is little to send, and the loss is of earlier."""
-_WORSE_BEATS = 4
-"""after so many beats, half as many where one is known to lose packets,"""
-_REST_BEATS = 40
-"""for so many; each time for twice as long,"""
-_MOST_REST_BEATS = 640
-"""but not longer than this."""
-_LONGEST_DELAY_S = 60.0
-"""A peer may say anything of its clock; no packet is under way for longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +77,13 @@ class Candidate:
     @property
     def unloaded_score(self) -> float:
         """Seconds; the same without what a path's own load does to it, so that carrying data is not held against it."""
+        return self.distance_s + _LOSS_PENALTY_S * self.loss
+
+    @property
+    def distance_s(self) -> float:
+        """How far the peer is, loss and queues apart; the less the better."""
         rtt_s = self.rtt_s if self.unloaded_rtt_s is None else self.unloaded_rtt_s
-        return _RESOLUTION_S + (_UNMEASURED_S if rtt_s is None else rtt_s) + _LOSS_PENALTY_S * self.loss
+        return _RESOLUTION_S + (_UNMEASURED_S if rtt_s is None else rtt_s)
 
     @property
     def lossy(self) -> bool:
@@ -132,6 +108,12 @@ class Selection:
     """If there are any, each of the other packets goes to one of these."""
     spread: bool = False
     """Whether packets may overtake each other by going different ways, now or soon: the peer is to be told."""
+
+    @classmethod
+    def of(cls, chosen: Sequence[Candidate]) -> Selection:
+        """Each packet on all of the chosen: sound paths first, else in the order of choice."""
+        ordered = sorted(chosen, key=lambda candidate: candidate.suspect)
+        return cls(tuple(candidate.path for candidate in ordered), len(ordered))
 
 
 class Seat:
@@ -220,7 +202,7 @@ class Redundant(Scheduler):
     def choose(self, candidates: Sequence[Candidate]) -> Selection:
         wanted = len(candidates) if self._copies is None else self._copies
         if wanted >= len(candidates):
-            return _selection(candidates)
+            return Selection.of(candidates)
         chosen: list[Candidate] = []
         rest = list(candidates)
         while len(chosen) < wanted:
@@ -231,7 +213,7 @@ class Redundant(Scheduler):
             pick = self._seat(len(chosen)).take(_sound(rest, chosen))
             chosen.append(pick)
             rest.remove(pick)
-        return _selection(chosen)
+        return Selection.of(chosen)
 
     def _seat(self, index: int) -> Seat:
         if index == len(self._seats):
@@ -264,7 +246,7 @@ class Fastest(Scheduler):
             chosen.append(self._second.take(_sound(rest, chosen)))
         else:
             self._second.holder = None
-        return _selection(chosen)
+        return Selection.of(chosen)
 
 
 class Adaptive(Scheduler):
@@ -302,7 +284,7 @@ class Adaptive(Scheduler):
             chosen.append(pick)
             spare.remove(pick)
         self._stand_in = chosen[1].path.path if first.suspect and len(chosen) > 1 else None
-        bulk = _selection(chosen)
+        bulk = Selection.of(chosen)
         return Selection(bulk.paths, bulk.copies, self._urgent(first, rest, chosen))
 
     def _count(self, candidates: Sequence[Candidate]) -> None:
@@ -359,130 +341,6 @@ class Adaptive(Scheduler):
         return (first.path, self._second.take(_diverse(free, [first])).path)
 
 
-class Aggregate(Scheduler):
-    """Each packet once, on the path that would deliver it first by rate and delay.
-
-    While the quickest path is not known to be full, it is the only one, so that nothing is reordered for no gain. From
-    then on the others are lanes beside it, but not those whose packets the peer would not wait for.
-    """
-
-    name = "aggregate"
-    one_machine = True
-    compares = True
-
-    def __init__(self, copies: int | None) -> None:
-        super().__init__(copies)
-        self._scores: dict[int, float] = {}
-        """Of each path, when it was not full last."""
-        self._single = Fastest(copies, self._score)
-        self._lanes: tuple[Lane, ...] = ()
-        self._beats: dict[int, int] = {}
-        self._announced_beats = 0.0
-        self._worse_beats = 0.0
-        self._resting_beats = 0.0
-        self._rest_beats = _REST_BEATS
-
-    def choose(self, candidates: Sequence[Candidate]) -> Selection:
-        numbers = {candidate.path.path for candidate in candidates}
-        self._scores = {number: score for number, score in self._scores.items() if number in numbers}
-        single = self._single.choose(self._fit(candidates))
-        first = next(candidate for candidate in candidates if candidate.path.path == self._single.holder)
-        passed = self._count(candidates)
-        self._follow_goodput(candidates, passed)
-        lanes = _lanes(first, candidates)
-        self._rest_first(lanes[1:], candidates)
-        spread = not self._resting_beats and (bool(lanes) or (first.queued and len(candidates) > 1))
-        self._announced_beats = self._announced_beats + passed if spread else 0.0
-        # The peer has to know before that packets will overtake each other, or it takes them for lost.
-        self._lanes = self._update(lanes) if self._announced_beats >= _ANNOUNCED_BEATS else ()
-        if self._resting_beats and not first.suspect:
-            sound = [candidate for candidate in candidates if not candidate.suspect and candidate.lossy <= first.lossy]
-            best = max(sound, key=lambda candidate: candidate.peak_bytes_per_s)
-            if first.peak_bytes_per_s < BETTER * best.peak_bytes_per_s:
-                return _selection([best])  # the quickest is not what the lanes were compared with
-        return Selection(single.paths, single.copies, lanes=self._lanes, spread=spread)
-
-    def _fit(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
-        """Those that may be the quickest: none in place of one that delivers more than was ever seen of it."""
-        holder = next((candidate for candidate in candidates if candidate.path.path == self._single.holder), None)
-        if holder is None or holder.suspect or holder.lossy:
-            return candidates
-        needed = holder.delivered_bytes_per_s
-        if needed < _UNTRIED_BYTES_PER_S:
-            return candidates
-        return [each for each in candidates if each is holder or BETTER * needed <= each.peak_bytes_per_s]
-
-    def _score(self, candidate: Candidate) -> float:
-        """Seconds; what a path's full queue does to its delay and loss is not held against it."""
-        number = candidate.path.path
-        if not candidate.full or number not in self._scores:
-            loss = candidate.loss if candidate.unloaded_loss is None else candidate.unloaded_loss
-            rtt_s = candidate.unloaded_score - _LOSS_PENALTY_S * candidate.loss
-            self._scores[number] = rtt_s + _BULK_LOSS_PENALTY_S * loss
-        return self._scores[number]
-
-    def _update(self, lanes: tuple[Lane, ...]) -> tuple[Lane, ...]:
-        """The new lanes, or those before if they are nearly the same."""
-        if [lane.path for lane in lanes] != [lane.path for lane in self._lanes]:
-            return lanes
-        for new, old in zip(lanes, self._lanes, strict=True):
-            if abs(new.rate_bytes_per_s / old.rate_bytes_per_s - 1) > _RATE_CHANGE:
-                return lanes
-            if abs(new.delay_s - old.delay_s) > _DELAY_CHANGE_S:
-                return lanes
-        return self._lanes
-
-    def _count(self, candidates: Sequence[Candidate]) -> float:
-        """How many beats passed, on the average of all paths: the measure of time."""
-        counts = {candidate.path.path: candidate.beats for candidate in candidates}
-        passed = sum(max(0, count - self._beats.get(number, count)) for number, count in counts.items()) / len(counts)
-        self._beats = counts
-        return passed
-
-    def _follow_goodput(self, candidates: Sequence[Candidate], passed: float) -> None:
-        """Give several lanes up for a while when one would do better."""
-        self._resting_beats = max(0.0, self._resting_beats - passed)
-        used = {lane.path.path for lane in self._lanes}
-        lanes = [candidate for candidate in candidates if candidate.path.path in used]
-        best = max((candidate.peak_bytes_per_s for candidate in lanes), default=0.0)
-        together = sum(candidate.delivered_bytes_per_s for candidate in lanes)
-        known_lossy = any(candidate.lossy for candidate in lanes)
-        lossy = known_lossy or any(candidate.loss > MOST_LOSS for candidate in lanes)
-        held_back = any(candidate.full for candidate in lanes) or (lossy and together > _IDLE * best)
-        if not held_back or together >= _WORSE * best:
-            self._worse_beats = max(0.0, self._worse_beats - passed)
-            return
-        self._worse_beats += 2 * passed if known_lossy else passed
-        if self._worse_beats >= _WORSE_BEATS:
-            self._rest()
-
-    def _rest_first(self, others: Sequence[Lane], candidates: Sequence[Candidate]) -> None:
-        """Before lanes of which one is known to lose packets are tried, the quickest path shows what it does alone."""
-        used = {lane.path.path for lane in others}
-        if self._rest_beats == _REST_BEATS and any(each.lossy for each in candidates if each.path.path in used):
-            self._rest()
-
-    def _rest(self) -> None:
-        self._worse_beats = 0.0
-        self._resting_beats = self._rest_beats
-        self._rest_beats = min(_MOST_REST_BEATS, 2 * self._rest_beats)
-
-
-SCHEDULERS: dict[str, type[Scheduler]] = {
-    scheduler.name: scheduler for scheduler in (Redundant, Fastest, Adaptive, Aggregate)
-}
-"""Every scheduler by its name in the configuration."""
-
-
-def create(name: str, copies: int | None) -> Scheduler:
-    """A scheduler by name. Raises ValueError for an unknown name and for fewer copies than 1."""
-    if name not in SCHEDULERS:
-        raise ValueError(f"{name!r} is no scheduler; there are {', '.join(sorted(SCHEDULERS))}")
-    if copies is not None and copies < 1:
-        raise ValueError(f"a packet needs at least 1 copy, not {copies}")
-    return SCHEDULERS[name](copies)
-
-
 def _unloaded_score(candidate: Candidate) -> float:
     return candidate.unloaded_score
 
@@ -499,51 +357,3 @@ def _sound(candidates: Sequence[Candidate], chosen: Sequence[Candidate]) -> list
     footing = {candidate.path.path: (candidate.suspect, candidate.meets(chosen)) for candidate in candidates}
     best = min(footing.values())
     return [candidate for candidate in candidates if footing[candidate.path.path] == best]
-
-
-def _apart(first: Candidate, sound: Sequence[Candidate]) -> list[Candidate]:
-    """The first and those that add an address of either end; another pair of the same ones would share their links."""
-    chosen = [first]
-    rest = [candidate for candidate in sound if candidate is not first]
-    while rest:
-        locals_ = {candidate.path.local.host for candidate in chosen}
-        remotes = {candidate.path.remote.host for candidate in chosen}
-        added = {
-            candidate.path.path: (candidate.path.local.host not in locals_)
-            + (candidate.path.remote.host not in remotes)
-            for candidate in rest
-        }
-        best = max(rest, key=lambda candidate: (added[candidate.path.path], -candidate.path.path))
-        if not added[best.path.path]:
-            break
-        chosen.append(best)
-        rest.remove(best)
-    return chosen
-
-
-def _selection(chosen: Sequence[Candidate]) -> Selection:
-    """Sound paths first, else in the order of choice."""
-    ordered = sorted(chosen, key=lambda candidate: candidate.suspect)
-    return Selection(tuple(candidate.path for candidate in ordered), len(ordered))
-
-
-def _lanes(first: Candidate, candidates: Sequence[Candidate]) -> tuple[Lane, ...]:
-    """A lane for each path that can help the first; none if that does not need help."""
-    if first.rate_bytes_per_s is None or first.transit_s is None or first.suspect:
-        return ()
-    sound = [candidate for candidate in candidates if not candidate.suspect and candidate.transit_s is not None]
-    transits = {candidate.path.path: candidate.transit_s or 0.0 for candidate in sound}
-    least_s = min(transits.values())
-    lanes = []
-    for candidate in _apart(first, sound):
-        delay_s = min(transits[candidate.path.path] - least_s, _LONGEST_DELAY_S)
-        if candidate is not first and delay_s > LONGEST_REORDER_S:
-            continue  # the peer would not wait for what comes this way
-        rate = candidate.rate_bytes_per_s
-        if rate is None:
-            peak = candidate.peak_bytes_per_s
-            doubled = min(_TRIAL_GROWTH * peak, first.rate_bytes_per_s)
-            grown = peak if candidate.queued else max(doubled, _LATE_TRIAL_GROWTH * peak)
-            rate = max(_TRIAL * first.rate_bytes_per_s, grown)
-        lanes.append(Lane(candidate.path, max(1, round(rate)), delay_s))
-    return tuple(lanes) if len(lanes) > 1 else ()

@@ -25,7 +25,7 @@ class PeerSpec:
     allowed_ips: tuple[Network, ...] = ()
     """Inner addresses that belong to the peer."""
     scheduler: str = "redundant"
-    """A name in :data:`centipede.protocol.scheduler.SCHEDULERS`."""
+    """A name in :data:`centipede.protocol.schedulers.SCHEDULERS`."""
     copies: int | None = 2
     """For ``redundant``: how many paths carry each packet; None for every usable one."""
     heartbeat_s: float = 0.2

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from centipede.protocol.endpoint import Endpoint
-from centipede.protocol.scheduler import SCHEDULERS, Candidate, Scheduler, create
+from centipede.protocol.scheduler import Candidate, Scheduler
+from centipede.protocol.schedulers import SCHEDULERS, create
 from centipede.protocol.table import TablePath
 
 

@@ -10,7 +10,8 @@ from centipede.protocol.hold import Hold
 from centipede.protocol.path import Path
 from centipede.protocol.path_mtu import PathMtu
 from centipede.protocol.rate import RateEstimate
-from centipede.protocol.scheduler import Candidate, Scheduler, Selection, create
+from centipede.protocol.scheduler import Candidate, Scheduler, Selection
+from centipede.protocol.schedulers import create
 from centipede.protocol.table import LONGEST_REORDER_S, TablePath
 from centipede.protocol.timing import Timing
 
