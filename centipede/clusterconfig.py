@@ -129,6 +129,9 @@ def _store_endpoint(text: str) -> str:
     scheme, separator, rest = text.rstrip("/").partition("://")
     if not separator or scheme not in ("http", "https"):
         raise ValueError(f"{text!r} is no URL of a store; write {_ENDPOINTS}")
+    rest, slash, _ = rest.partition("/")
+    if slash:
+        raise ValueError(f"{text!r} goes on after the port; end it there, and name the place in the store by prefix")
     host, _, port = rest.rpartition(":")
     if not host or not port.isdecimal():
         raise ValueError(f"{text!r} has no port; write {_ENDPOINTS}")

@@ -158,6 +158,8 @@ def run_command(
     """
     if not scenarios and not everything and not full:
         raise click.UsageError("name a scenario, or give --all")
+    if scenarios and everything:
+        raise click.UsageError("--all takes every scenario that is not long: leave it out, or the names")
     if resume and results is None:
         raise click.UsageError("--resume goes on in a directory: name it by --results")
     if results is not None and not resume and any(results.glob(f"*/*/*/{FILE}")):

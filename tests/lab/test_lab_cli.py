@@ -88,6 +88,7 @@ def test_a_directory_that_cannot_be_made_is_told_before_anything_runs(brief: Pat
 def test_usage_errors_end_with_2() -> None:
     assert lab("run").returncode == 2
     assert lab("run", "two-hosts", "--resume").returncode == 2
+    assert lab("run", "two-hosts", "--all").returncode == 2
     assert lab("run", "two-hosts", "--tunnel", "string").returncode == 2
     assert lab("dance").returncode == 2
 

@@ -199,6 +199,11 @@ MISTAKES = [
     ),
     (
         PEER,
+        CLUSTER + STORE + '["http://10.8.0.9:2379/v3"]\n' + PEER,
+        "[cluster]: endpoints[0]: 'http://10.8.0.9:2379/v3' goes on after the port; end it there, and name the place ",
+    ),
+    (
+        PEER,
         CLUSTER + STORE + '["http://10.8.0.8:1", "https://10.8.0.9:1"]\n' + PEER,
         "[cluster]: endpoints: some begin with http and some with https; write all of them alike",
     ),
