@@ -341,33 +341,6 @@ def test_a_peer_whose_clock_and_count_begin_anew_was_not_heard_by_that() -> None
     assert path.state is SUSPECT
 
 
-def test_a_peer_that_began_anew_and_hears_nothing_from_us_is_no_longer_believed_to() -> None:
-    path, peer = in_state(VALID)
-    peer.echo_us = peer.arrival_us = 0  # it has restarted; its heartbeats arrive, ours do not
-    states = []
-    for step in range(1, 9):
-        now = 100 + step / 5
-        peer.send(peer.beat(now), now)
-        states.append(path.state)
-        path.compose(now, next_in_s=0.2, k=0)
-    assert states == [VALID, VALID, VALID, SUSPECT, SUSPECT, SUSPECT, GONE, GONE]
-    assert path.unheard
-
-
-def test_a_peer_that_began_anew_has_time_to_hear_us() -> None:
-    path, peer = in_state(VALID)
-    peer.echo_us = peer.arrival_us = 0
-    for now in (100.2, 109.0, 110.01):  # nothing was sent from here for ten seconds, then something, not arrived yet
-        if now > 110.0:
-            heard = path.compose(110.0, next_in_s=0.2, k=0)
-        path.expect(10.0, now)
-        peer.send(peer.beat(now, next_in_s=10.0), now)
-    peer.hear(heard, 110.02)
-    peer.send(peer.beat(110.3), 110.31)
-    assert path.state is VALID
-    assert not path.unheard
-
-
 def test_an_address_known_from_a_packet_is_sent_no_more_than_came() -> None:
     path = new_path(expected=False)
     assert path.learned
