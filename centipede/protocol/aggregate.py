@@ -125,8 +125,7 @@ class Aggregate(Scheduler):
     def _follow_goodput(self, candidates: Sequence[Candidate], passed: float) -> None:
         """Give several lanes up for a while when one would do better."""
         self._resting_beats = max(0.0, self._resting_beats - passed)
-        used = {lane.path.path for lane in self._lanes}
-        lanes = [candidate for candidate in candidates if candidate.path.path in used]
+        lanes = _carrying(self._lanes, candidates)
         best = max((candidate.peak_bytes_per_s for candidate in lanes), default=0.0)
         together = sum(candidate.delivered_bytes_per_s for candidate in lanes)
         known_lossy = any(candidate.lossy for candidate in lanes)
@@ -141,14 +140,19 @@ class Aggregate(Scheduler):
 
     def _rest_first(self, others: Sequence[Lane], candidates: Sequence[Candidate]) -> None:
         """Before lanes of which one is known to lose packets are tried, the quickest path shows what it does alone."""
-        used = {lane.path.path for lane in others}
-        if self._rest_beats == _REST_BEATS and any(each.lossy for each in candidates if each.path.path in used):
+        if self._rest_beats == _REST_BEATS and any(candidate.lossy for candidate in _carrying(others, candidates)):
             self._rest()
 
     def _rest(self) -> None:
         self._worse_beats = 0.0
         self._resting_beats = self._rest_beats
         self._rest_beats = min(_MOST_REST_BEATS, 2 * self._rest_beats)
+
+
+def _carrying(lanes: Sequence[Lane], candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those of the candidates that are lanes."""
+    used = {lane.path.path for lane in lanes}
+    return [candidate for candidate in candidates if candidate.path.path in used]
 
 
 def _apart(first: Candidate, sound: Sequence[Candidate]) -> list[Candidate]:
