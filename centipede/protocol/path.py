@@ -123,6 +123,8 @@ class Path:
         self.jitter_s = 0.0
         self.beats = 0
         """Measurements of the round trip."""
+        self.delivered = float("-inf")
+        """When the newest own heartbeat went out that is known to have arrived."""
         self.mtu = mtu
         self.rate = RateEstimate()
         """What the path delivers to the peer."""
@@ -160,6 +162,8 @@ class Path:
         self._t1_us = 0
         self._sent: deque[_Beat] = deque(maxlen=_BEATS_KEPT)
         self._measured: tuple[int, int, int] | None = None
+        self._unknown_since: float | None = None
+        """When the first heartbeat went out since the peer echoes none of ours; inf before that."""
         self._their_count: tuple[int, int, int] | None = None
         """Of the peer's newest heartbeat: t1, count of KiB, and the newest t1 since which that has changed."""
         self._control_tx = 0
@@ -244,6 +248,8 @@ class Path:
         self._t1_us = max(self._t1_us + 1, int(now * 1e6))  # each has its own, or an echo would mean two heartbeats
         beat = _Beat(self._t1_us, now, sent, next_in_s)
         self._sent.append(beat)
+        if self._unknown_since == float("inf"):
+            self._unknown_since = now
         self.last_beat = now
         if size_bytes is not None:
             self.mtu.note_probe(size_bytes, beat.t1_us, now, self.patience_s)
@@ -369,6 +375,7 @@ class Path:
         """Trust the path because a whole handshake crossed it both ways."""
         self.state = PathState.VALID
         self._answer_by = float("inf")
+        self._unknown_since = None
 
     def part(self) -> None:
         """The peer gave the path up."""
@@ -421,8 +428,13 @@ class Path:
 
     def _measure(self, beat: Heartbeat, arrived: float, timing: Timing) -> None:
         echoed = next((own for own in reversed(self._sent) if own.t1_us == beat.echo_us), None)
+        if echoed is None:
+            self._note_unknown(arrived, timing)
+            return
+        self._unknown_since = None
+        self.delivered = max(self.delivered, echoed.at)
         held_us = beat.t1_us - beat.arrival_us
-        if echoed is None or not 0 <= held_us <= _LONGEST_MEASURED_US:
+        if not 0 <= held_us <= _LONGEST_MEASURED_US:
             return
         held_s = held_us / 1e6
         self._measure_rtt(arrived - echoed.at - held_s)
@@ -436,13 +448,28 @@ class Path:
             sent=sent,
             lost=sent - arrived_of_it,
         )
-        # The peer's own clock says how long it had not heard us. More than we announced: nothing of ours arrives.
-        silent_s = self._silence_s(beat)
-        self.unheard = silent_s > timing.suspect_factor * max(echoed.next_in_s, _SHORTEST_INTERVAL_S)
-        if silent_s > max(timing.gone_factor * echoed.next_in_s, timing.gone_least_s):
+        self._judge_silence(self._silence_s(beat), echoed.next_in_s, timing)
+
+    def _judge_silence(self, silent_s: float, next_in_s: float, timing: Timing) -> None:
+        """The peer did not hear us for so long. More than was announced: nothing of ours arrives."""
+        self.unheard = silent_s > timing.suspect_factor * max(next_in_s, _SHORTEST_INTERVAL_S)
+        if silent_s > max(timing.gone_factor * next_in_s, timing.gone_least_s):
             self.state = PathState.GONE if self.usable else self.state
         elif self.unheard:
             self.state = PathState.SUSPECT if self.usable else self.state
+
+    def _note_unknown(self, arrived: float, timing: Timing) -> None:
+        """A heartbeat came that echoes none of ours: the peer has begun anew here, or has heard nothing for very long.
+
+        Time counts from the first heartbeat that we send it now, so that it could hear something, and while the path is
+        usable, so that what was before is not held against it.
+        """
+        if not self.usable:
+            self._unknown_since = None
+        elif self._unknown_since is None:
+            self._unknown_since = float("inf")
+        elif self._unknown_since < arrived:
+            self._judge_silence(arrived - self._unknown_since - self.patience_s, self._sent[-1].next_in_s, timing)
 
     def _silence_s(self, beat: Heartbeat) -> float:
         """For how long, at most, the peer had not heard us when it sent this heartbeat, by its own clock.

@@ -401,6 +401,7 @@ def candidate(path: Path, *, metered: bool) -> Candidate:
         loss=path.loss,
         unloaded_loss=path.rate.loss,
         beats=path.beats,
+        delivered=path.delivered,
         metered=metered,
         transit_s=path.rate.transit_s,
         rate_bytes_per_s=path.rate.bytes_per_s,

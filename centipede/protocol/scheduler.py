@@ -3,8 +3,8 @@
 A scheduler ranks the usable paths of one run of the peer's shards and answers with a :class:`Selection`; the engine
 sends each packet on its first ``copies`` paths, an urgent one on those for urgent packets. It is asked again whenever a
 path or a measurement changed. A path that holds a place keeps it until another was a fifth better for three beats, so
-measurements that wander do not make traffic wander, and was measured anew meanwhile, so that traffic does not move to
-one that is dead. What a session, a heartbeat or an address is, is not known here.
+measurements that wander do not make traffic wander, and has delivered something meanwhile, so that traffic does not
+move to one that is dead. What a session, a heartbeat or an address is, is not known here.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class Candidate:
     """The same without what its full queue lost; None for the same as ``loss``."""
     beats: int = 0
     """Measurements made so far."""
+    delivered: float = float("-inf")
+    """When the newest heartbeat went out that is known to have arrived, s."""
     metered: bool = False
     """Whether its link is to be spared."""
     transit_s: float | None = None
@@ -119,15 +121,15 @@ class Selection:
 class Seat:
     """One place in a selection, with the memory that keeps it from changing hands over noise."""
 
-    __slots__ = ("_challenged_at", "_score", "_seen", "holder")
+    __slots__ = ("_challenged_at", "_score", "_since", "holder")
 
     def __init__(self, score: Callable[[Candidate], float] = lambda candidate: candidate.score) -> None:
         self._score = score
         self.holder: int | None = None
         """Number of the path that has it."""
         self._challenged_at: int | None = None
-        self._seen: dict[int, int] = {}
-        """Beats of the challengers when they were first seen to be better."""
+        self._since = float("-inf")
+        """The newest moment of which it was known, when the challenge began, that something sent then arrived."""
 
     def take(self, candidates: Sequence[Candidate]) -> Candidate:
         """Who has the place from now on; ``candidates`` is not empty, and all in it are on one footing."""
@@ -140,10 +142,10 @@ class Seat:
             return holder
         if self._challenged_at is None:
             self._challenged_at = holder.beats
-            self._seen = {}
-        # What was measured of a spare path may be a second old, and the path be dead since: it must answer meanwhile.
-        answered = best.beats > self._seen.setdefault(best.path.path, best.beats)
-        if answered and holder.beats - self._challenged_at + 1 >= BETTER_BEATS:
+            self._since = max(candidate.delivered for candidate in candidates)
+        # What was measured of a spare path may be a second old, and the path be dead since, perhaps in our direction
+        # only: the peer's heartbeats go on to measure it then. So something that went out later must arrive there.
+        if best.delivered > self._since and holder.beats - self._challenged_at + 1 >= BETTER_BEATS:
             return self._give(best)
         return holder
 

@@ -341,6 +341,63 @@ def test_a_peer_whose_clock_and_count_begin_anew_was_not_heard_by_that() -> None
     assert path.state is SUSPECT
 
 
+def test_a_peer_that_began_anew_and_hears_nothing_from_us_is_no_longer_believed_to() -> None:
+    path, peer = in_state(VALID)
+    peer.echo_us = peer.arrival_us = 0  # it has restarted; its heartbeats arrive, ours do not
+    states = []
+    for step in range(1, 9):
+        now = 100 + step / 5
+        peer.send(peer.beat(now), now)
+        states.append(path.state)
+        path.compose(now, next_in_s=0.2, k=0)
+    assert states == [VALID, VALID, VALID, SUSPECT, SUSPECT, SUSPECT, GONE, GONE]
+    assert path.unheard
+
+
+def test_a_peer_that_began_anew_has_time_to_hear_us() -> None:
+    path, peer = in_state(VALID)
+    peer.echo_us = peer.arrival_us = 0
+    for now in (100.2, 109.0, 110.01):  # nothing was sent from here for ten seconds, then something, not arrived yet
+        if now > 110.0:
+            heard = path.compose(110.0, next_in_s=0.2, k=0)
+        path.expect(10.0, now)
+        peer.send(peer.beat(now, next_in_s=10.0), now)
+    peer.hear(heard, 110.02)
+    peer.send(peer.beat(110.3), 110.31)
+    assert path.state is VALID
+    assert not path.unheard
+
+
+def test_what_a_peer_did_not_hear_before_the_path_was_usable_is_not_held_against_it() -> None:
+    path, peer = in_state(VALID)
+    peer.echo_us = peer.arrival_us = 0
+    for step in range(1, 20):
+        now = 100 + step / 5
+        peer.send(peer.beat(now), now)
+        path.compose(now, next_in_s=0.2, k=0)
+        if path.state is GONE:
+            break
+    assert path.state is GONE
+    for now in (120.0, 121.0):  # still nothing of ours arrives
+        peer.send(peer.beat(now), now)
+        path.compose(now, next_in_s=0.2, k=0)
+    path.validate()  # a handshake crossed it; the heartbeat after that is older than our first
+    peer.send(peer.beat(121.05), 121.05)
+    assert path.state is VALID
+
+
+def test_only_what_was_sent_and_arrived_counts_as_delivered() -> None:
+    path, peer = in_state(VALID)
+    delivered = path.delivered
+    for now in (101.0, 102.0):  # they echo what arrived before
+        path.compose(now, next_in_s=1.0, k=0)
+        peer.send(peer.beat(now + 0.1), now + 0.1)
+    assert path.delivered == delivered
+    peer.hear(path.compose(103.0, next_in_s=1.0, k=0), 103.01)
+    peer.send(peer.beat(103.02), 103.03)
+    assert path.delivered == 103.0
+
+
 def test_an_address_known_from_a_packet_is_sent_no_more_than_came() -> None:
     path = new_path(expected=False)
     assert path.learned

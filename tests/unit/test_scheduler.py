@@ -28,7 +28,12 @@ def chosen(scheduler: Scheduler, candidates: list[Candidate]) -> list[int]:
 
 def beaten(candidates: list[Candidate], times: int) -> list[Candidate]:
     """The same after more heartbeats."""
-    return [replace(one, beats=one.beats + times) for one in candidates]
+    return [heard(one, one.beats + times) for one in candidates]
+
+
+def heard(one: Candidate, beats: int) -> Candidate:
+    """The same after so many heartbeats in all, each of them answered."""
+    return replace(one, beats=beats, delivered=beats)
 
 
 # Two links at each end, all four pairs routable; 1 and 4 cross no common address.
@@ -99,15 +104,16 @@ def test_fastest_weighs(worse: dict[str, float | None], reason: str) -> None:
     assert chosen(create("fastest", None), [first, second]) == [2], reason
 
 
-def test_a_path_that_does_not_answer_meanwhile_takes_nothing_over() -> None:
+def test_a_path_that_delivers_nothing_meanwhile_takes_nothing_over() -> None:
     scheduler = create("fastest", None)
-    used = candidate(1, rtt_ms=50, local=1, remote=1)
-    spare = candidate(2, rtt_ms=100, local=2, remote=1, beats=40)
+    used = heard(candidate(1, rtt_ms=50, local=1, remote=1), 40)
+    spare = heard(candidate(2, rtt_ms=100, local=2, remote=1), 38)
     assert chosen(scheduler, [used, spare]) == [1]
-    spare = replace(spare, rtt_s=0.020)  # measured a moment before it went dead
-    for beat in range(1, 20):
-        assert chosen(scheduler, [replace(used, beats=beat), spare]) == [1]
-    assert chosen(scheduler, [replace(used, beats=20), replace(spare, beats=41)]) == [2]
+    spare = replace(spare, rtt_s=0.020)  # measured a moment before it went dead in our direction
+    for beat in range(40, 60):  # the peer's heartbeats go on to arrive, and the last of ours that did arrived late
+        spare = replace(spare, beats=beat, delivered=39)
+        assert chosen(scheduler, [heard(used, beat), spare]) == [1]
+    assert chosen(scheduler, [heard(used, 60), heard(spare, 60)]) == [2]
 
 
 def test_fastest_switches_when_a_fifth_better_for_three_beats() -> None:

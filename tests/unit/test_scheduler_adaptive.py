@@ -31,7 +31,7 @@ def settled(scheduler: Scheduler, candidates: list[Candidate], beats: int = LOSS
     start = max(one.beats for one in candidates)
     answer = choose(scheduler, candidates)
     for beat in range(start + 1, start + 1 + beats):
-        answer = choose(scheduler, [replace(one, beats=beat) for one in candidates])
+        answer = choose(scheduler, [replace(one, beats=beat, delivered=beat) for one in candidates])
     return answer
 
 

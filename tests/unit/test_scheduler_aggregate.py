@@ -43,9 +43,11 @@ class Link:
 
 
 def near(number: int, **more: object) -> Candidate:
+    """A path whose heartbeats all arrived."""
     path = TablePath(number, Endpoint(f"10.1.{number}.1", 1), Endpoint(f"10.2.{number}.1", 2))
     made = Candidate(path, rtt_s=0.02 * number, transit_s=SKEW_S + 0.01 * number)
-    return replace(made, **more)  # type: ignore[arg-type]  # the fields of Candidate, by name
+    made = replace(made, **more)  # type: ignore[arg-type]  # the fields of Candidate, by name
+    return replace(made, delivered=made.beats)
 
 
 def rates(selection: Selection) -> dict[int, int]:
