@@ -37,6 +37,7 @@ from lab.process import Process
 
 _START_S = 10.0
 _REPLY_S = 5.0
+_replies = msgspec.json.Decoder(Reply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ class EmulatedLink:
             raise gone from None
         if not message:
             raise gone
-        reply = msgspec.json.decode(message, type=Reply)
+        reply = _replies.decode(message)
         if reply.error:
             self._last = reply.stats
             raise LabError(f"link {self.name}: {reply.error}")

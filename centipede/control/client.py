@@ -17,6 +17,7 @@ from centipede.control.messages import RESPONSE_BYTES, Request, Response, socket
 from centipede.errors import ControlError
 
 TIMEOUT_S = 10.0
+_decoder = msgspec.json.Decoder(Response)
 _SUFFIX = ".sock"
 _UCRED = struct.Struct("iII")
 """struct ucred of unix(7): pid, uid, gid."""
@@ -77,7 +78,7 @@ class ControlClient:
             raise ControlError("what was given is no UTF-8 text; write it with UTF-8 characters alone") from None
         try:
             self._socket.sendall(line)
-            response = msgspec.json.decode(self._receive_line(), type=Response)
+            response = _decoder.decode(self._receive_line())
         except TimeoutError:
             raise ControlError(f"the daemon of {self._name} did not answer in time; look at its log") from None
         except (OSError, msgspec.MsgspecError) as error:

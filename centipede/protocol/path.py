@@ -151,6 +151,7 @@ class Path:
         self._loss = 0.0
         self._challenge = challenge
         self._answerable: bytes | None = None
+        self._answered: bytes | None = None
         self._echo_us = 0
         self._echo_arrived = 0.0
         self._echo_received = 0
@@ -205,6 +206,11 @@ class Path:
         return self._answer_by < float("inf")
 
     @property
+    def challenged(self) -> bool:
+        """Whether no heartbeat has gone out yet that answers the peer's newest challenge."""
+        return self._answerable != self._answered
+
+    @property
     def loss(self) -> float:
         """Share of the packets sent that did not arrive, 0..1, smoothed."""
         return min(1.0, max(0.0, self._loss))
@@ -251,6 +257,7 @@ class Path:
         if self._unknown_since == float("inf"):
             self._unknown_since = now
         self.last_beat = now
+        self._answered = self._answerable
         if size_bytes is not None:
             self.mtu.note_probe(size_bytes, beat.t1_us, now, self.patience_s)
         elif answer_now:

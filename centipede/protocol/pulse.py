@@ -21,6 +21,8 @@ _ANSWERS_PER_S = 100
 _ANSWERS_AT_ONCE = 20
 _PROBES_PER_S = 8
 _QUESTION_GAP_S = 0.1
+_FIRST_RETRY_S = 0.05
+"""The first heartbeat of a new pair is repeated after this, and the next ones after twice the time each."""
 _IDLE_CHECKS = 10
 """A path without traffic of its own has its MTU checked so many times as seldom."""
 _SCATTERED = 1.1
@@ -136,7 +138,11 @@ class Pulse:
     def challenge(self, path: Path, now: float) -> None:
         """Challenge a path that is not usable and was just heard."""
         if not path.limited:
-            self.question(path, now)
+            if path.challenged and path.answers.take(now) and self._answers.take(now):
+                # However new our own question: it has crossed theirs, so each end still waits for its answer.
+                self.beat(path, now, answer_now=True)
+            else:
+                self.question(path, now)
         elif self._may_try(path, now):
             self._try(path, now)
 
@@ -255,7 +261,7 @@ class Pulse:
         quiet_s = now - self.last_traffic
         if path.state is PathState.NEW and now < path.created + timing.probe_s:
             # The first datagrams by a new address are often lost: neighbours and routes are still to be found.
-            return min(self.busy_s, timing.probe_s)
+            return min(max(_FIRST_RETRY_S, now - path.created), self.busy_s, timing.probe_s)
         if quiet_s >= timing.idle_after_s:
             return timing.idle_s
         if not path.usable:

@@ -16,6 +16,9 @@ from lab.host import Host
 from lab.probes.stream import LONGEST_DRAIN_S, FlowArrivals, Interval, Received, Sent, StreamSpec
 from lab.process import Process
 
+_sent = msgspec.json.Decoder(Sent)
+_received = msgspec.json.Decoder(Received)
+
 
 class StreamResult(msgspec.Struct, frozen=True, kw_only=True):
     """A stream from both ends."""
@@ -123,8 +126,8 @@ class DatagramProbe:
             self._sending.wait(spec.count / (spec.rate or 10_000) + 30.0)
         finally:
             self.stop()
-        sent = msgspec.json.decode(self._sent_file.read_bytes(), type=Sent)
-        received = msgspec.json.decode(self._received_file.read_bytes(), type=Received)
+        sent = _sent.decode(self._sent_file.read_bytes())
+        received = _received.decode(self._received_file.read_bytes())
         return combine(spec, sent, received)
 
     def run(self) -> StreamResult:

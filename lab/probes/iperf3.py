@@ -96,6 +96,9 @@ class _Report(msgspec.Struct):
     error: str | None = None
 
 
+_reports = msgspec.json.Decoder(_Report)
+
+
 class TransferProbe:
     """A transfer from one host to another, over whatever lies between them."""
 
@@ -222,7 +225,7 @@ def listens(pid: int, port: int) -> bool:
 
 def _decode(role: str, output: bytes) -> _Report:
     try:
-        report = msgspec.json.decode(output, type=_Report)
+        report = _reports.decode(output)
     except msgspec.DecodeError as error:
         raise LabError(f"the output of the iperf3 {role} cannot be used: {error}: {_excerpt(output)}") from None
     if report.error is not None:

@@ -11,6 +11,8 @@ from lab.host import Host
 from lab.probes.wire import WireResult, WireSpec
 from lab.process import Process
 
+_results = msgspec.json.Decoder(WireResult)
+
 
 class Onlooker:
     """One wire probe."""
@@ -33,7 +35,7 @@ class Onlooker:
             self._process.wait(self._spec.duration_s + 30.0)
         finally:
             self.stop()
-        return msgspec.json.decode(Path(self._spec.result).read_bytes(), type=WireResult)
+        return _results.decode(Path(self._spec.result).read_bytes())
 
     def stop(self) -> None:
         """End it. Harmless when it has ended."""

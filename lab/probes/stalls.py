@@ -17,6 +17,9 @@ from lab.host import Host
 from lab.probes.flow import LONGEST_DRAIN_S, FlowSpec, Interval, Received, Sent
 from lab.process import Process
 
+_sent = msgspec.json.Decoder(Sent)
+_received = msgspec.json.Decoder(Received)
+
 
 class FlowResult(msgspec.Struct, frozen=True, kw_only=True):
     """A flow from both ends."""
@@ -101,8 +104,8 @@ class FlowProbe:
             self._sending.wait(self._spec.duration_s + 30.0)
         finally:
             self.stop()
-        sent = msgspec.json.decode(self._sent_file.read_bytes(), type=Sent)
-        received = msgspec.json.decode(self._received_file.read_bytes(), type=Received)
+        sent = _sent.decode(self._sent_file.read_bytes())
+        received = _received.decode(self._received_file.read_bytes())
         if sent.error is not None and not sent.written_bytes:
             raise LabError(f"the flow did not begin: {sent.error}")
         return combine(self._spec, sent, received)

@@ -49,6 +49,7 @@ INTERFACE = "cpd0"
 CHANNEL_PORT = 51821
 """At which the members of a cluster talk with each other."""
 _LOOK_TIMEOUT_S = 1.0
+_shown = msgspec.json.Decoder(Interface)
 _LABELS: Mapping[Engine, str] = {
     "auto": "Centipede",
     "python": "Centipede, Python engine",
@@ -140,7 +141,7 @@ class Centipede(Tunnel):
                 tx_bytes=path.tx_bytes,
                 rx_bytes=path.rx_bytes,
             )
-            for peer in msgspec.json.decode(shown, type=Interface).peers
+            for peer in _shown.decode(shown).peers
             for path in peer.paths
         ]
 
