@@ -233,7 +233,7 @@ class Association:
 
     def is_tie(self, session: Session, now: float) -> bool:
         """Whether a session established now is so close to this one that their order decides."""
-        return now - _established(session) < self._timing.tie_s
+        return now - _established(session) < min(self._timing.tie_s, self._timing.dead_s)
 
     def choose(self, paths: Collection[int], now: float) -> Session | None:
         """The session to send data under to one of the peer's machines, whose usable paths (their numbers) these are.

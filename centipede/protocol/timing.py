@@ -33,8 +33,11 @@ class Timing:
     """When, within an attempt, its Initiate goes out on every pair."""
     back_off_s: tuple[float, ...] = (0.0, 1.0, 2.0, 5.0, 10.0, 15.0)
     """Pauses between one attempt and the next; the last one repeats."""
-    tie_s: float = 5.0
-    """Sessions established this close together are ordered by timestamp and key, not by arrival."""
+    tie_s: float = 3.0
+    """Sessions established this close together are ordered by timestamp and key, not by arrival.
+
+    At most ``dead_s`` counts: a handshake that began because the peer was silent is to replace what was there.
+    """
     dead_s: float = 3.0
     """Silence after an unanswered question, while sending, that starts a handshake."""
 

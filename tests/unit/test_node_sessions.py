@@ -382,6 +382,20 @@ def test_a_restarted_peer_that_forgot_everything_is_found_by_the_dead_session_ru
     assert 3.0 < took < 3.0 + 0.5 + 3 * ROUND_TRIP_S
 
 
+def test_a_peer_that_restarts_right_after_its_own_handshake_is_back_as_soon() -> None:
+    """The session it lost is new, and by a clock that is ahead: no reason to prefer it to the one that replaces it."""
+    world, a, b = started()
+    world.send_packets(a, 0.05, 20.0)
+    world.clock.run_until(5.0)
+    b.wall_s = 100.0
+    b.restart(keep_record=True, bye=False)  # and has a session with a at once
+    world.clock.run_until(6.5)
+    b.restart(keep_record=False, bye=False)
+    world.clock.run_until(20.0)
+    lost = [at for key, at in world.sent.items() if key[0] == "b" and at > 6.5 and key not in world.received]
+    assert max(lost) < 6.5 + Timing().dead_s + 1.0
+
+
 def test_after_a_long_outage_a_peer_that_forgot_everything_is_found_while_there_is_traffic() -> None:
     world, a, b = started()
     world.send_packets(a, 0.05, 100.0)

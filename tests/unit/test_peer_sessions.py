@@ -75,12 +75,12 @@ class Bench:
         ([(10, 0.0, "low")], [1]),
         ([(10, 0.0, "low"), (20, 1.0, "low")], [2, 1]),  # greater timestamp
         ([(20, 0.0, "low"), (10, 1.0, "low")], [1, 2]),  # smaller timestamp within the tie window
-        ([(20, 0.0, "low"), (10, 4.99, "low")], [1, 2]),
-        ([(20, 0.0, "low"), (10, 5.0, "low")], [2, 1]),  # after it, the newer is current whatever its timestamp
+        ([(20, 0.0, "low"), (10, 2.99, "low")], [1, 2]),
+        ([(20, 0.0, "low"), (10, 3.0, "low")], [2, 1]),  # after it, the newer is current whatever its timestamp
         ([(10, 0.0, "low"), (10, 1.0, "high")], [2, 1]),  # equal timestamps: the greater key
         ([(10, 0.0, "high"), (10, 1.0, "low")], [1, 2]),
         ([(30, 0.0, "low"), (10, 1.0, "low"), (20, 2.0, "low")], [1, 3, 2]),
-        ([(30, 0.0, "low"), (10, 3.0, "low"), (20, 6.0, "low")], [3, 1, 2]),
+        ([(30, 0.0, "low"), (10, 2.0, "low"), (20, 4.0, "low")], [3, 1, 2]),
         ([(30, 0.0, "low"), (40, 6.0, "low"), (35, 7.0, "low")], [2, 3, 1]),
     ],
 )
