@@ -22,7 +22,7 @@ from lab.ratios import PairRecord, RowRecord
 from lab.scenario import PairingModel, RowModel, Scenario
 from lab.tunnels.base import Tunnel
 
-ATTEMPTS = 3
+ATTEMPTS = 5
 TOGETHER = "together"
 """The network in which the tunnel has all links; each of the others has the name of its link."""
 _SEEDS = 1000

@@ -1,7 +1,7 @@
 """Running scenarios: attempts, repetitions, verdicts, and where the results go.
 
 Owns the judgement of an attempt and the repetition of a void one. Must not know how an attempt goes. Invariants: every
-run yields exactly one result, whatever happened; a void attempt is repeated at most twice, then the run is void.
+run yields exactly one result, whatever happened; a void attempt is repeated a few times, then the run is void.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from lab.pairing import ATTEMPTS, Pairing, VoidPairError
 from lab.ratios import RowRecord
 from lab.results import FILE, RunResult, TunnelFacts, Verdict, dump
 from lab.scenario import Scenario
+from lab.stillness import Stillness
 from lab.tunnels import make_mesh, make_tunnel
 from lab.tunnels.base import Tunnel
 
@@ -148,10 +149,13 @@ def _attempts(run: Run, tunnel: Tunnel, directory: Path, tell: Callable[[str], N
         where.mkdir(exist_ok=True)
         attempt = Attempt(run.scenario, tunnel, where, pcap=run.pcap)
         try:
-            with Budget(run.scenario.budget_s) as budget:
+            with Budget(run.scenario.budget_s) as budget, Stillness() as stillness:
                 attempt.go(budget)
         except LabError as error:
             return _Found(attempt.record, failure=str(error), void=void)
+        if stillness.longest_s and judge(run, attempt.record, None, None)[0] is Verdict.FAILED:
+            # It makes nothing better, so what passed in spite of it counts.
+            attempt.record.void.append(f"the machine stood still for {stillness.longest_s * 1e3:.0f} ms")
         if not attempt.record.void:
             return _Found(attempt.record, void=void)
         void = (*void, "; ".join(attempt.record.void))

@@ -16,7 +16,7 @@ from lab.tunnels import make_tunnel
 pytestmark = pytest.mark.netns
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-ATTEMPTS = 3
+ATTEMPTS = 5
 LOADED = [scenario.load(path) for path in scenario.every()]
 CASES = [
     pytest.param(

@@ -167,7 +167,7 @@ def test_a_pair_of_which_one_network_is_void_is_measured_again(
 
 def test_a_pair_that_stays_void_ends_it(played: type[Played], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(played, "void", iter([["it was late"]] * 3 * ATTEMPTS))
-    with pytest.raises(VoidPairError, match="slow, pair 1: 3 attempts were void"):
+    with pytest.raises(VoidPairError, match=f"slow, pair 1: {ATTEMPTS} attempts were void"):
         hold(tmp_path)
 
 

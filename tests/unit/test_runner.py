@@ -5,16 +5,19 @@ from __future__ import annotations
 import datetime as dt
 import json
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from lab import results, scenario
-from lab.attempt import Record
+from lab.attempt import Attempt, Record
 from lab.errors import LabError
 from lab.expectation import Expectation, Outcome, read_figure
 from lab.machine import Machine
+from lab.pairing import ATTEMPTS
 from lab.results import ProbeRecord, RunResult, TunnelFacts, Verdict
-from lab.runner import Run, judge
+from lab.runner import Run, execute, judge
+from lab.tunnels import make_tunnel
 
 VALUES = {"stream": {"lost": 3, "delay_us": {"p99": 1.5}, "series": [{"received": 7}], "errors": {"EIO": 1}}}
 
@@ -155,6 +158,47 @@ def test_what_the_kernel_discarded_is_told_with_a_miss_and_is_none_itself() -> N
     fine = record(0)
     fine.discards = starved.discards
     assert judge(run, fine, None, None)[0] is Verdict.PASSED
+
+
+@pytest.mark.parametrize(
+    ("attempts", "verdict", "made"),
+    [
+        ([(3, 0.12), (0, 0.0)], Verdict.PASSED, 2),  # missed while the machine stood still: that says nothing
+        ([(0, 0.12)], Verdict.PASSED, 1),
+        ([(3, 0.0)], Verdict.FAILED, 1),
+        ([(3, 0.12)] * ATTEMPTS, Verdict.VOID, ATTEMPTS),
+    ],
+)
+def test_what_is_missed_while_the_machine_stands_still_is_void(
+    attempts: list[tuple[int, float]], verdict: Verdict, made: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+
+    class Played:
+        options = Attempt(SCENARIO, make_tunnel("plain"), tmp_path).options
+
+        def __init__(self, *_: object, **__: object) -> None:
+            self.record = Record()
+
+        def go(self, _budget: object) -> None:
+            self.record = record(attempts[len(begun)][0])
+            begun.append(len(begun))
+
+    class Still:
+        longest_s = 0.0
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.longest_s = attempts[len(begun) - 1][1]
+
+    monkeypatch.setattr("lab.runner.Attempt", Played)
+    monkeypatch.setattr("lab.runner.Stillness", Still)
+    monkeypatch.setattr("lab.runner.unavailable", lambda *_: None)
+    found = execute(Run(SCENARIO, "centipede"), tmp_path, result().machine)
+    assert (found.verdict, len(begun)) == (verdict, made)
+    assert all("the machine stood still for 120 ms" in reason for reason in found.void)
 
 
 def result() -> RunResult:
