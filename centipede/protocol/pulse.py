@@ -130,7 +130,7 @@ class Pulse:
 
     def answer(self, path: Path, now: float) -> None:
         """Answer on a usable path at once, or as soon as the limits allow; only the newest challenge is answered."""
-        if path.answers.take(now) and self._answers.take(now):
+        if self._take_answer(path, now):
             self.beat(path, now)
         else:
             path.answer_owed = True
@@ -138,7 +138,7 @@ class Pulse:
     def challenge(self, path: Path, now: float) -> None:
         """Challenge a path that is not usable and was just heard."""
         if not path.limited:
-            if path.challenged and path.answers.take(now) and self._answers.take(now):
+            if path.challenged and self._take_answer(path, now):
                 # However new our own question: it has crossed theirs, so each end still waits for its answer.
                 self.beat(path, now, answer_now=True)
             else:
@@ -251,6 +251,10 @@ class Pulse:
             else:
                 due = min(due, max(path.next_beat, self._probes.ready_at()))
         return due
+
+    def _take_answer(self, path: Path, now: float) -> bool:
+        """Whether the limits of answers allow one on this path; it counts as given."""
+        return path.answers.take(now) and self._answers.take(now)
 
     def _note_question(self, now: float) -> None:
         if self.unanswered_since is None:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from lab import scenario
+from lab.pairing import ATTEMPTS
 from lab.tunnels import make_tunnel
 
 pytestmark = pytest.mark.netns
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-ATTEMPTS = 5
 LOADED = [scenario.load(path) for path in scenario.every()]
 CASES = [
     pytest.param(

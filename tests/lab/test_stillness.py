@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.capabilities import real_time_refusal
 from lab.process import wait_until
 from lab.stillness import LEAST_S, Stillness
 
@@ -21,19 +22,10 @@ def real_time(pid: int) -> bool:
     return classes.count(os.SCHED_FIFO) == len(os.sched_getaffinity(0))
 
 
-def may_run_ahead() -> bool:
-    before, priority = os.sched_getscheduler(0), os.sched_getparam(0)
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    except PermissionError:
-        return False
-    os.sched_setscheduler(0, before, priority)
-    return True
-
-
 def test_a_pause_is_noticed() -> None:
-    if not may_run_ahead():
-        pytest.skip("real-time threads are not allowed here, so nobody looks")
+    refusal = real_time_refusal()
+    if refusal is not None:
+        pytest.skip(f"nobody looks, for real-time threads are not allowed here: {refusal}")
     with Stillness() as stillness:
         wait_until(lambda: real_time(stillness.pid), timeout_s=20, what="the threads that look")
         os.kill(stillness.pid, signal.SIGSTOP)
