@@ -31,8 +31,7 @@ def program(name: str, sanitizer: str | None) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / (f"{name}-{sanitizer}" if sanitizer else name)
     flags = ["-g", "-O1", "-fno-omit-frame-pointer", *build.SANITIZERS[sanitizer]] if sanitizer else [*build.OPTIMISED]
-    # Nothing is bound lazily: the resolver saves vector registers, which may hold keys, on the stack.
-    command = ["gcc", *build.STANDARD, "-Wl,-z,now", *flags, *build.STRICT, *build.macro_flags(), f"-I{build.SOURCE}"]
+    command = ["gcc", *build.STANDARD, *flags, *build.STRICT, *build.macro_flags(), f"-I{build.SOURCE}"]
     command += [str(HERE / f"{name}.c"), *map(str, build.sources()), "-o", str(path)]
     subprocess.run([*command, *(f"-l{library}" for library in build.LIBRARIES)], check=True)
     return path
@@ -68,7 +67,9 @@ def main() -> None:
         sys.exit(contract(options.sanitize, arguments))
     if arguments:
         parser.error(f"unknown arguments: {' '.join(arguments)}")
-    sys.exit(subprocess.run([str(program(options.what, options.sanitize))], check=False).returncode)
+    # Nothing is bound lazily, in no library either: the resolver saves vector registers, which may hold keys, on the stack.
+    environment = {**os.environ, "LD_BIND_NOW": "1"}
+    sys.exit(subprocess.run([str(program(options.what, options.sanitize))], env=environment, check=False).returncode)
 
 
 if __name__ == "__main__":

@@ -138,8 +138,10 @@ udp_socket(uint16_t *port)
 	socklen_t bytes = sizeof(a);
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0), on = 1;
 
-	assert(fd != -1 && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) == 0);
+	/* The first is bound without SO_REUSEPORT: with it, a port that the kernel chooses may be another local's. */
+	assert(fd != -1 && (*port == 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) == 0));
 	assert(bind(fd, (struct sockaddr *)&a, sizeof(a)) == 0);
+	assert(setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) == 0);
 	assert(getsockname(fd, (struct sockaddr *)&a, &bytes) == 0);
 	*port = ntohs(a.sin_port);
 	return (fd);
