@@ -69,8 +69,10 @@ class Record:
     sockets: list[SocketAccount] = field(default_factory=list)
     states: dict[str, Any] = field(default_factory=dict)
     discards: dict[str, dict[str, int]] = field(default_factory=dict)
+    emulators: list[str] = field(default_factory=list)
+    """What was wrong with emulated links."""
     void: list[str] = field(default_factory=list)
-    """Why what was found says nothing about the tunnel."""
+    """Why else what was found says nothing about the tunnel."""
 
 
 class Attempt:
@@ -340,7 +342,7 @@ class Attempt:
             )
             fault = stats.fault(lateness_limit_s=self._scenario.lateness_ms / 1e3)
             if fault is not None:
-                self.record.void.append(f"link {link.name}: {fault}")
+                self.record.emulators.append(f"link {link.name}: {fault}")
 
     def _state(self, name: str) -> Any:
         try:

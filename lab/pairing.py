@@ -74,7 +74,8 @@ class Pairing:
             with ThreadPoolExecutor(max_workers=len(attempts)) as threads:
                 for each in [threads.submit(attempt.go, budget) for attempt in attempts.values()]:
                     each.result()
-            reasons = [f"{name}: {reason}" for name, each in attempts.items() for reason in each.record.void]
+            records = {name: each.record for name, each in attempts.items()}
+            reasons = [f"{name}: {reason}" for name, each in records.items() for reason in each.emulators + each.void]
             if not reasons:
                 figures = {name: _figure(attempt, pairing.figure) for name, attempt in attempts.items()}
                 return PairRecord.of(figures.pop(TOGETHER), figures, void)

@@ -150,6 +150,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     void: list[str] = []
     """Why earlier attempts at this run said nothing and were repeated."""
+    endured: list[str] = []
+    """What was wrong with the machine in this attempt, which met all expectations in spite of it."""
 
     @property
     def missed(self) -> list[Judgement]:

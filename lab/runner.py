@@ -77,6 +77,7 @@ class _Found:
     failure: str | None = None
     """Why there is no whole record."""
     void: tuple[str, ...] = ()
+    endured: tuple[str, ...] = ()
     unavailable: str | None = None
     exhausted: bool = False
     """Every attempt was void."""
@@ -128,6 +129,7 @@ def execute(run: Run, results: Path, machine: Machine, tell: Callable[[str], Non
         verdict=verdict,
         reason=reason,
         void=list(found.void),
+        endured=list(found.endured),
     )
     dump(result, directory / FILE)
     return result
@@ -153,12 +155,18 @@ def _attempts(run: Run, tunnel: Tunnel, directory: Path, tell: Callable[[str], N
                 attempt.go(budget)
         except LabError as error:
             return _Found(attempt.record, failure=str(error), void=void)
-        if stillness.longest_s and judge(run, attempt.record, None, None)[0] is Verdict.FAILED:
-            # It makes nothing better, so what passed in spite of it counts.
-            attempt.record.void.append(f"the machine stood still for {stillness.longest_s * 1e3:.0f} ms")
-        if not attempt.record.void:
+        reasons = [*attempt.record.emulators, *attempt.record.void]
+        if stillness.longest_s:
+            still = f"the machine stood still for {stillness.longest_s * 1e3:.0f} ms"
+            verdict, _, _ = judge(run, attempt.record, None, None)
+            if verdict is Verdict.PASSED and not attempt.record.void:
+                # It makes nothing better, nor does the lateness it causes, so what passes in spite of it counts.
+                return _Found(attempt.record, void=void, endured=(*reasons, still))
+            if reasons or verdict is Verdict.FAILED:
+                reasons.append(still)
+        if not reasons:
             return _Found(attempt.record, void=void)
-        void = (*void, "; ".join(attempt.record.void))
+        void = (*void, "; ".join(reasons))
         tell(f"  attempt {number} is void: {void[-1]}")
     return _Found(attempt.record, failure=f"{ATTEMPTS} attempts were void: {void[-1]}", void=void, exhausted=True)
 

@@ -67,7 +67,7 @@ def main() -> None:
         sys.exit(contract(options.sanitize, arguments))
     if arguments:
         parser.error(f"unknown arguments: {' '.join(arguments)}")
-    # Nothing is bound lazily, in no library either: the resolver saves vector registers, which may hold keys, on the stack.
+    # Nothing is bound lazily, in no library either: the resolver saves vector registers, hence keys, on the stack.
     environment = {**os.environ, "LD_BIND_NOW": "1"}
     sys.exit(subprocess.run([str(program(options.what, options.sanitize))], env=environment, check=False).returncode)
 

@@ -117,7 +117,7 @@ class Played:
         assert directory.is_dir()
         figure = self.figures[what.tunnel.left.links]
         probe = SimpleNamespace(error=None, result={"bits_per_second": figure})
-        self.record = SimpleNamespace(probes={"transfer": probe}, void=[])
+        self.record = SimpleNamespace(probes={"transfer": probe}, emulators=[], void=[])
 
     def go(self, budget: Budget) -> None:
         budget.check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -160,17 +161,47 @@ def test_what_the_kernel_discarded_is_told_with_a_miss_and_is_none_itself() -> N
     assert judge(run, fine, None, None)[0] is Verdict.PASSED
 
 
+LATE = "link one: the emulator was late by 118 ms"
+OVERSLEPT = "the sender slept too long"
+STILL = "the machine stood still for 120 ms"
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """An attempt as the machine and the tunnel make it."""
+
+    lost: int
+    stood_still_s: float = 0.0
+    emulators: tuple[str, ...] = ()
+    void: tuple[str, ...] = ()
+
+
 @pytest.mark.parametrize(
-    ("attempts", "verdict", "made"),
+    ("attempts", "verdict", "void", "endured"),
     [
-        ([(3, 0.12), (0, 0.0)], Verdict.PASSED, 2),  # missed while the machine stood still: that says nothing
-        ([(0, 0.12)], Verdict.PASSED, 1),
-        ([(3, 0.0)], Verdict.FAILED, 1),
-        ([(3, 0.12)] * ATTEMPTS, Verdict.VOID, ATTEMPTS),
+        (
+            [Play(3, 0.12), Play(0)],
+            Verdict.PASSED,
+            [STILL],
+            [],
+        ),  # missed while the machine stood still: that says nothing
+        ([Play(0, 0.12)], Verdict.PASSED, [], [STILL]),
+        ([Play(3)], Verdict.FAILED, [], []),
+        ([Play(3, 0.12)] * ATTEMPTS, Verdict.VOID, [STILL] * ATTEMPTS, []),
+        ([Play(0, 0.12, (LATE,))], Verdict.PASSED, [], [LATE, STILL]),
+        ([Play(3, 0.12, (LATE,)), Play(0)], Verdict.PASSED, [f"{LATE}; {STILL}"], []),
+        ([Play(0, 0.0, (LATE,)), Play(0)], Verdict.PASSED, [LATE], []),  # late by itself
+        ([Play(0, 0.12, (), (OVERSLEPT,)), Play(0)], Verdict.PASSED, [f"{OVERSLEPT}; {STILL}"], []),
+        ([Play(0, 0.0, (LATE,))] * ATTEMPTS, Verdict.VOID, [LATE] * ATTEMPTS, []),
     ],
 )
-def test_what_is_missed_while_the_machine_stands_still_is_void(
-    attempts: list[tuple[int, float]], verdict: Verdict, made: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_missed_while_the_machine_stands_still_is_void_and_what_is_met_counts(
+    attempts: list[Play],
+    verdict: Verdict,
+    void: list[str],
+    endured: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     begun: list[int] = []
 
@@ -181,7 +212,10 @@ def test_what_is_missed_while_the_machine_stands_still_is_void(
             self.record = Record()
 
         def go(self, _budget: object) -> None:
-            self.record = record(attempts[len(begun)][0])
+            play = attempts[len(begun)]
+            self.record = record(play.lost)
+            self.record.emulators = list(play.emulators)
+            self.record.void = list(play.void)
             begun.append(len(begun))
 
     class Still:
@@ -191,14 +225,14 @@ def test_what_is_missed_while_the_machine_stands_still_is_void(
             return self
 
         def __exit__(self, *_: object) -> None:
-            self.longest_s = attempts[len(begun) - 1][1]
+            self.longest_s = attempts[len(begun) - 1].stood_still_s
 
     monkeypatch.setattr("lab.runner.Attempt", Played)
     monkeypatch.setattr("lab.runner.Stillness", Still)
     monkeypatch.setattr("lab.runner.unavailable", lambda *_: None)
     found = execute(Run(SCENARIO, "centipede"), tmp_path, result().machine)
-    assert (found.verdict, len(begun)) == (verdict, made)
-    assert all("the machine stood still for 120 ms" in reason for reason in found.void)
+    assert (found.verdict, len(begun)) == (verdict, len(attempts))
+    assert (found.void, found.endured) == (void, endured)
 
 
 def result() -> RunResult:
