@@ -10,6 +10,7 @@ dies with it, daemons that detached themselves included; and its input ends when
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -93,7 +94,7 @@ class Namespaces:
         """Call ``function`` inside, in a short-lived thread, and return its result or raise what it raised.
 
         Files it opens and processes it starts are the inside's. It must not start threads. The calling thread stays
-        where it is.
+        where it is. Raises HostGoneError if the namespaces have ended.
         """
         outcome: list[_T] = []
         failure: list[BaseException] = []
@@ -105,6 +106,10 @@ class Namespaces:
                 for kind, fd in self._fds.items():
                     _check(_libc.setns(fd, kind), f"enter a namespace of {self.name}")
                 outcome.append(function())
+            except OSError as error:
+                # pid_namespaces(7): where the first process has ended, fork says that there is no memory.
+                gone = HostGoneError(f"host {self.name} is gone, or has no memory left: nothing can be started there")
+                failure.append(gone if error.errno == errno.ENOMEM else error)
             except BaseException as error:  # noqa: BLE001 - it is raised again in the calling thread
                 failure.append(error)
 
