@@ -47,7 +47,8 @@ def lab(session: nox.Session) -> None:
     if session.posargs:
         python(session, "-m", "lab", "run", "--all", *session.posargs)
     else:
-        pytest(session, SCENARIOS)
+        pytest(session, SCENARIOS, "-m", "not alone")
+        pytest(session, SCENARIOS, "-m", "alone", workers="0")
 
 
 @nox.session
@@ -96,9 +97,10 @@ def python(session: nox.Session, *arguments: str) -> None:
     session.run(str(ENVIRONMENT / "bin" / "python"), *arguments, external=True)
 
 
-def pytest(session: nox.Session, *arguments: str) -> None:
+def pytest(session: nox.Session, *arguments: str, workers: str | None = None) -> None:
     """Run tests on all cores, where need be in a user namespace in which they may build networks."""
-    words = [str(ENVIRONMENT / "bin" / "python"), "-m", "pytest", "-n", cores(), "--dist", "loadgroup", *arguments]
+    parallel = ["-n", workers or cores(), "--dist", "loadgroup"]
+    words = [str(ENVIRONMENT / "bin" / "python"), "-m", "pytest", *parallel, *arguments]
     python(session, "-m", "lab", "enter", *words)
 
 

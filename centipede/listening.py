@@ -13,8 +13,10 @@ import logging
 import math
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from centipede.config import MOST_LISTEN
 from centipede.engine.contract import Engine
@@ -62,6 +64,18 @@ def places(listen: Iterable[Listen], addresses: Iterable[LinkAddress], tunnel: s
     return tuple(found.values())
 
 
+def fairly(wanted: Iterable[Place]) -> list[Place]:
+    """The same places, in their order, but each interface's first address of an IP version before any second one."""
+    seen: Counter[tuple[str | None, bool]] = Counter()
+    ranked = []
+    for place in wanted:
+        kind = place.link, ":" in place.host
+        ranked.append((seen[kind], place))
+        if place.link is not None:  # the user's own choice is never the second of its kind
+            seen[kind] += 1
+    return [place for _, place in sorted(ranked, key=itemgetter(0))]
+
+
 class Listening:
     """Opens and closes the engine's sockets."""
 
@@ -104,9 +118,9 @@ class Listening:
         wanted = places(self.listen, addresses, self._tunnel)
         if len(wanted) > MOST_LISTEN:
             if len(wanted) != self._too_many:
-                log.warning("only the first %d of %d local addresses are used", MOST_LISTEN, len(wanted))
+                log.warning("only %d of %d local addresses are used", MOST_LISTEN, len(wanted))
             self._too_many = len(wanted)
-            wanted = wanted[:MOST_LISTEN]
+            wanted = tuple(fairly(wanted)[:MOST_LISTEN])
         kept = {place: endpoint for place, endpoint in self._served.items() if place in wanted}
         self._stale += [endpoint for place, endpoint in self._served.items() if place not in wanted]
         self._served = kept

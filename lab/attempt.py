@@ -103,21 +103,27 @@ class Attempt:
         try:
             with Topology.build(self._scenario.plan()) as topology, budget.watching(topology):
                 try:
-                    if self._scenario.meeting is not None:
-                        self._meet(self._scenario.meeting, topology, budget)
-                    else:
-                        self._with_topology(topology, budget)
+                    with self._captures(topology):
+                        if self._scenario.meeting is not None:
+                            self._meet(self._scenario.meeting, topology, budget)
+                        else:
+                            self._with_topology(topology, budget)
                 finally:
                     self._keep_logs(topology)
         except LabError:
             budget.check()  # what failed did so because its host was taken away
             raise
 
+    @contextmanager
+    def _captures(self, topology: Topology) -> Iterator[None]:
+        """Capture every link, if that is asked for."""
+        with ExitStack() as stack:
+            for link in topology.links.values() if self._pcap else ():
+                stack.enter_context(capture(link.ends[0].host, link.name, self._directory / f"{link.name}.pcap"))
+            yield
+
     def _with_topology(self, topology: Topology, budget: Budget) -> None:
         with ExitStack() as stack:
-            if self._pcap:
-                for link in topology.links.values():
-                    stack.enter_context(capture(link.ends[0].host, link.name, self._directory / f"{link.name}.pcap"))
             self._stores = stack.enter_context(stores(self._scenario, topology))
             self._ends = {side: tunnel_end(self._scenario, side, topology, self._tunnel) for side in SIDES}
             for end in [self._ends[side] for side in SIDES]:

@@ -142,7 +142,7 @@ class End:
         return self.host.netlink(read)
 
     def set_up(self, up: bool) -> None:
-        """Set the interface up, with its addresses and routes, or down, which the other end sees as a lost carrier."""
+        """Set the interface up, with its addresses and routes, or down. Of a laid link: `Link.set_up`."""
 
         def change(netlink: IPRoute) -> None:
             index = self._index(netlink)
@@ -281,6 +281,12 @@ class Link:
     def impairment(self, end: End) -> Impairment:
         """Return what happens now to the frames ``end`` sends."""
         return self._impairments[end.host]
+
+    def set_up(self, end: End, up: bool) -> None:
+        """Set an end up, with its addresses and routes, or down. Whenever one is down the other has no carrier."""
+        if self._emulated is not None:  # the kernel does so for its own links
+            self._emulated.set_carrier(up and all(each.up for each in self.ends if each is not end))
+        end.set_up(up)
 
     def change(self, end: End, change: Change) -> None:
         """Change what happens to the frames ``end`` sends. Raises LabError if the back end cannot do it."""

@@ -43,6 +43,7 @@ class Pairing:
     directory: Path
     """Takes what the programs wrote, of each row, pair and network; it must exist."""
     tell: Callable[[str], None] = lambda line: None
+    pcap: bool = False
 
     def hold(self, budget: Budget) -> dict[str, RowRecord]:
         """Measure all pairs and return what came of them, by row. Raises LabError, VoidPairError if one stayed void."""
@@ -70,7 +71,7 @@ class Pairing:
             attempts: dict[str, Attempt] = {}
             for name, scenario in networks(self.scenario, row, number).items():
                 (where / name).mkdir(parents=True)
-                attempts[name] = Attempt(scenario, self.make(), where / name)
+                attempts[name] = Attempt(scenario, self.make(), where / name, pcap=self.pcap)
             with ThreadPoolExecutor(max_workers=len(attempts)) as threads:
                 for each in [threads.submit(attempt.go, budget) for attempt in attempts.values()]:
                     each.result()

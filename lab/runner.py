@@ -172,7 +172,7 @@ def _attempts(run: Run, tunnel: Tunnel, directory: Path, tell: Callable[[str], N
 
 
 def _pairing(run: Run, directory: Path, tell: Callable[[str], None]) -> _Found:
-    pairing = Pairing(run.scenario, lambda: make_tunnel(run.tunnel), directory, tell)
+    pairing = Pairing(run.scenario, lambda: make_tunnel(run.tunnel), directory, tell, run.pcap)
     try:
         with Budget(run.scenario.budget_s) as budget:
             return _Found(Record(), pairing.hold(budget))

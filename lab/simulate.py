@@ -424,7 +424,9 @@ def plan(kinds: Sequence[Kind], first: int, seeds: int) -> list[tuple[Kind, int]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run storms; returns 1 if one broke a promise, or not all came to an end."""
     parser = argparse.ArgumentParser(prog="python -m lab.simulate", description="Simulated storms between nodes.")
-    parser.add_argument("--seeds", type=int, default=240, metavar="N", help="how many storms, of the kinds in turn")
+    parser.add_argument(
+        "--seeds", type=int, default=1040, metavar="N", help="how many storms, of all kinds in turn (1040)"
+    )
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first seed of each kind")
     parser.add_argument("--seed", type=int, metavar="SEED", help="this seed of each kind, and no other")
     parser.add_argument("--kind", choices=[kind.name for kind in (*KINDS, *SEVERAL)], help="this kind only")

@@ -127,6 +127,26 @@ def _found(runs: Sequence[RunResult], machines: Sequence[Machine]) -> Found:
     )
 
 
+def renew(before: Summary, later: Summary) -> Summary:
+    """Return a summary with the scenarios of another in place of what was known of them before."""
+    names = {row.name for row in later.scenarios}
+    kept = [row for row in before.scenarios if row.name not in names]
+    shift = len(before.machines)
+    moved = [
+        msgspec.structs.replace(row, found=[_moved(found, shift) for found in row.found]) for row in later.scenarios
+    ]
+    return msgspec.structs.replace(
+        before,
+        machines=[*before.machines, *later.machines],
+        scenarios=sorted([*kept, *moved], key=lambda row: row.name),
+    )
+
+
+def _moved(found: Found, shift: int) -> Found:
+    """Return it for a list of machines that has as many others before its own."""
+    return msgspec.structs.replace(found, machines=[number + shift for number in found.machines])
+
+
 def read(path: Path) -> Summary:
     """Read a summary file. Raises LabError if it is none."""
     try:
@@ -150,11 +170,14 @@ def page(summary: Summary, charts: Iterable[str]) -> str:
     return "\n".join(["# What the scenarios measured", "", *_told(summary), "", *table, ""])
 
 
+def _measured(found: Found) -> bool:
+    """Whether any figure was found."""
+    return any(value is not None for values in found.figures.values() for value in values)
+
+
 def _has_kernel(summary: Summary) -> bool:
     """Whether anything was measured of kernel WireGuard."""
-    return any(
-        found.tunnel == _KERNEL and any(found.figures.values()) for row in summary.scenarios for found in row.found
-    )
+    return any(found.tunnel == _KERNEL and _measured(found) for row in summary.scenarios for found in row.found)
 
 
 def _told(summary: Summary) -> Iterator[str]:
@@ -220,7 +243,7 @@ def _cell(row: Row, tunnel: str) -> str:
     bad = [verdict for verdict in found.verdicts if verdict in _BAD]
     if bad:
         lines.append(f"**{len(bad)} of {len(found.verdicts)} {' and '.join(sorted(set(bad)))}**")
-    if bad or not any(found.figures.values()):
+    if bad or not _measured(found):
         lines += map(_text, found.reasons)
     return "<br>".join(lines)
 
@@ -295,8 +318,12 @@ def charts(directory: Path) -> list[str]:
     help="Make the summary of these results; without, the page of the summary that is there.",
 )
 @click.option("--command", default="python -m lab run --full", help="What made the results, as the page tells it.")
-def summary(directory: Path, results: Path | None, command: str) -> None:
+@click.option("--renew", "renews", is_flag=True, help="Keep what the summary has of scenarios not among these results.")
+def summary(directory: Path, results: Path | None, command: str, renews: bool) -> None:
     """Write what scenario runs came to into DIRECTORY: summary.json, and its table as a page, README.md."""
+    if renews and results is None:
+        raise click.UsageError("--renew takes later results: name them by --from")
     if results is not None:
-        dump(summarise([run.result for run in read_runs(results)], command), directory / FILE)
+        made = summarise([run.result for run in read_runs(results)], command)
+        dump(renew(read(directory / FILE), made) if renews else made, directory / FILE)
     click.echo(write_page(directory))

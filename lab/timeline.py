@@ -87,7 +87,7 @@ class LinkDown(Event, frozen=True, tag="link-down"):
 
     def apply(self, stage: Stage) -> None:
         for end in stage.ends(self.link, self.host):
-            end.set_up(False)
+            stage.topology.link(self.link).set_up(end, False)
 
 
 class LinkUp(Event, frozen=True, tag="link-up"):
@@ -98,7 +98,7 @@ class LinkUp(Event, frozen=True, tag="link-up"):
 
     def apply(self, stage: Stage) -> None:
         for end in stage.ends(self.link, self.host):
-            end.set_up(True)
+            stage.topology.link(self.link).set_up(end, True)
 
 
 class Blackhole(Event, frozen=True, tag="blackhole"):

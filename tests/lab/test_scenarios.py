@@ -25,7 +25,7 @@ CASES = [
         marks=[
             pytest.mark.timeout(each.budget_s * ATTEMPTS + 60),
             pytest.mark.slow,
-            *([pytest.mark.xdist_group("serial")] if each.serial else []),
+            *([pytest.mark.alone] if each.serial else []),
         ],
     )
     for each in LOADED

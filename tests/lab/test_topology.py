@@ -108,6 +108,21 @@ def test_a_link_that_went_down_comes_back_with_addresses_and_routes() -> None:
             assert pings(topology, "a", target), target
 
 
+@pytest.mark.parametrize("backend", [Backend.VETH, Backend.EMULATOR])
+def test_an_end_that_goes_down_takes_the_others_carrier(backend: Backend) -> None:
+    with Topology.build(replace(CABLE, links=(replace(CABLE.links[0], backend=backend),))) as topology:
+        link = topology.link("one")
+        carrier = ["cat", "/sys/class/net/one/carrier"]
+        link.set_up(link.end("a"), False)
+        wait_until(lambda: topology.host("b").run(carrier).stdout == "0\n", timeout_s=10, what="the end of the carrier")
+        link.set_up(link.end("a"), True)
+        wait_until(lambda: topology.host("b").run(carrier).stdout == "1\n", timeout_s=10, what="the carrier")
+        wait_until(
+            lambda: pings(topology, "b", "10.1.0.1"), timeout_s=10, what="an answer over the link that came back"
+        )
+        assert pings(topology, "a", "fd01::2")
+
+
 @pytest.mark.parametrize("target", ["10.1.0.2", "fd01::2"])
 def test_a_neighbour_that_missed_a_question_is_asked_again_at_once(cable: Topology, target: str) -> None:
     far = cable.link("one").end("b")

@@ -170,7 +170,23 @@ def test_no_more_than_eight_are_served(caplog: pytest.LogCaptureFixture) -> None
     host = Host("eth0:7")
     host.listening.open([LinkAddress("eth0", 2, ip_address(f"192.0.2.{n}")) for n in range(1, 11)], 0.0)
     assert len(host.listening.locals) == 8
-    assert "only the first 8 of 10 local addresses are used" in caplog.text
+    assert "only 8 of 10 local addresses are used" in caplog.text
+
+
+def test_an_interface_with_many_addresses_takes_no_other_its_first() -> None:
+    host = Host("203.0.113.9:7", "203.0.113.8:7", "auto:7")
+    many = [LinkAddress("br0", 2, ip_address(f"192.0.2.{n}")) for n in range(1, 11)]
+    host.listening.open([*many, HOME6, MOBILE], 0.0)
+    assert [local.host for local in host.listening.locals] == [
+        "203.0.113.9",
+        "203.0.113.8",
+        "192.0.2.1",
+        "2001:db8::1",
+        "198.51.100.1",
+        "192.0.2.2",
+        "192.0.2.3",
+        "192.0.2.4",
+    ]
 
 
 def test_a_free_port_is_the_same_for_all_workers() -> None:

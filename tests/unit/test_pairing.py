@@ -113,8 +113,9 @@ class Played:
     void: ClassVar[Iterator[list[str]]] = iter(())
     figures: ClassVar[dict[tuple[str, ...], float | None]] = {}
 
-    def __init__(self, what: Scenario, tunnel: Plain, directory: Path) -> None:
+    def __init__(self, what: Scenario, tunnel: Plain, directory: Path, *, pcap: bool) -> None:
         assert directory.is_dir()
+        assert not pcap
         figure = self.figures[what.tunnel.left.links]
         probe = SimpleNamespace(error=None, result={"bits_per_second": figure})
         self.record = SimpleNamespace(probes={"transfer": probe}, emulators=[], void=[])

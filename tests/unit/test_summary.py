@@ -68,6 +68,10 @@ def test_one_who_could_not_run_or_found_nothing_says_why() -> None:
     absent = run("wireguard-go", scenario="wifi-to-lte", verdict=Verdict.UNAVAILABLE, reason="not there")
     made = summary.summarise([stalled("centipede", 0.1), absent], "x")
     assert cells(summary.page(made, []), "wifi-to-lte")[3] == "–<br>–<br>–<br>not there"
+    nothing = [judgement("stream.lost", None, met=False)]
+    silent = run("wireguard-go", scenario="wifi-to-lte", judgements=nothing, reason="the flow did not begin")
+    made = summary.summarise([stalled("centipede", 0.1), silent], "x")
+    assert cells(summary.page(made, []), "wifi-to-lte")[3].endswith("–<br>the flow did not begin")
 
 
 def test_the_kernel_has_a_column_once_it_was_measured() -> None:
@@ -119,6 +123,21 @@ def test_the_command_makes_summary_and_page(tmp_path: Path) -> None:
     (out / summary.PAGE).unlink()
     assert CliRunner().invoke(cli.cli, ["summary", str(out)]).exit_code == 0
     assert (out / summary.PAGE).read_text() == first
+
+
+def test_what_is_measured_later_takes_the_place_of_its_scenario_alone() -> None:
+    then, now = (msgspec.structs.replace(MACHINE, git={"commit": commit}) for commit in ("then", "now"))
+    one = [stalled("centipede", 0.1, machine=then), stalled("wireguard-go", 5.0, machine=then)]
+    other = msgspec.structs.replace(stalled("centipede", 0.2, machine=then), scenario="both-lossy")
+    again = stalled("centipede", 0.3, machine=now)
+    made = summary.renew(summary.summarise([*one, other], "x"), summary.summarise([again], "y"))
+    page = summary.page(made, [])
+    assert made.command == "x"
+    assert [row.name for row in made.scenarios] == ["both-lossy", "wifi-to-lte"]
+    assert [cells(page, name)[2].split("<br>")[1] for name in ("both-lossy", "wifi-to-lte")] == ["200 ms", "300 ms"]
+    assert cells(page, "wifi-to-lte")[3] == "not run", "of another state of the project"
+    assert [made.machines[row.found[0].machines[0]].git["commit"] for row in made.scenarios] == ["then", "now"]
+    assert "commit then, now" in page
 
 
 def test_a_file_that_is_no_summary_is_refused_in_a_sentence(tmp_path: Path) -> None:
