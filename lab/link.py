@@ -77,8 +77,10 @@ class End:
         self.up = False
         self.dark = False
         """Whether everything that arrives here is dropped unseen."""
+        self.carrier = True
+        """Whether the other end is up, as far as it is for the link to say: the kernel's own need not be told."""
         self.dropped_down = 0
-        """Frames the kernel dropped because the interface was going down, was down or was coming up."""
+        """Frames the kernel dropped because the interface was going down, was down, had no carrier or was coming up."""
         self._link = link
         self._routes: list[tuple[Network, Address, int]] = []
 
@@ -141,15 +143,26 @@ class End:
 
         return self.host.netlink(read)
 
+    def note_carrier(self, carrier: bool) -> None:
+        """Take note that there is a carrier again, or that there is about to be none."""
+
+        def count(netlink: IPRoute) -> int:
+            return _dropped(netlink, self._index(netlink))
+
+        if self.up and carrier != self.carrier:
+            dropped = self.host.netlink(count)
+            self.dropped_down += dropped if carrier else -dropped
+        self.carrier = carrier
+
     def set_up(self, up: bool) -> None:
         """Set the interface up, with its addresses and routes, or down. Of a laid link: `Link.set_up`."""
 
         def change(netlink: IPRoute) -> None:
             index = self._index(netlink)
-            if self.up and not up:
+            if self.up and self.carrier and not up:
                 self.dropped_down -= _dropped(netlink, index)
             netlink.link("set", index=index, state="up" if up else "down")
-            if up and not self.up:
+            if up and self.carrier and not self.up:
                 self.dropped_down += _dropped(netlink, index)
 
         self.host.netlink(change)
@@ -257,11 +270,7 @@ class Link:
             self._connect(hosts)
             for end in self.ends:
                 end.configure(self.backend)
-            wait_until(
-                lambda: all(end.operational for end in self.ends),
-                timeout_s=_CARRIER_TIMEOUT_S,
-                what=f"carrier on {self.name}",
-            )
+            self._wait_operational()
         except BaseException:
             self.remove()
             raise
@@ -284,9 +293,19 @@ class Link:
 
     def set_up(self, end: End, up: bool) -> None:
         """Set an end up, with its addresses and routes, or down. Whenever one is down the other has no carrier."""
-        if self._emulated is not None:  # the kernel does so for its own links
-            self._emulated.set_carrier(up and all(each.up for each in self.ends if each is not end))
+        if self._emulated is None:
+            end.set_up(up)  # the kernel sees to the carrier of its own links
+            return
+        whole = up and all(each.up for each in self.ends if each is not end)
+        if not whole:
+            for each in self.ends:
+                each.note_carrier(False)
+        self._emulated.set_carrier(whole)
         end.set_up(up)
+        if whole:
+            self._wait_operational()  # until the kernel has seen the carrier it drops what is sent
+            for each in self.ends:
+                each.note_carrier(True)
 
     def change(self, end: End, change: Change) -> None:
         """Change what happens to the frames ``end`` sends. Raises LabError if the back end cannot do it."""
@@ -328,6 +347,13 @@ class Link:
 
         with contextlib.suppress(NetlinkError):
             self.ends[0].host.netlink(delete)
+
+    def _wait_operational(self) -> None:
+        wait_until(
+            lambda: all(end.operational for end in self.ends),
+            timeout_s=_CARRIER_TIMEOUT_S,
+            what=f"carrier on {self.name}",
+        )
 
     def _connect(self, hosts: tuple[Host, Host]) -> None:
         left, right = self.ends

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -121,6 +122,24 @@ def test_an_end_that_goes_down_takes_the_others_carrier(backend: Backend) -> Non
             lambda: pings(topology, "b", "10.1.0.1"), timeout_s=10, what="an answer over the link that came back"
         )
         assert pings(topology, "a", "fd01::2")
+
+
+def test_what_is_sent_without_a_carrier_is_not_held_against_the_emulator() -> None:
+    with Topology.build(replace(CABLE, links=(replace(CABLE.links[0], backend=Backend.EMULATOR),))) as topology:
+        link = topology.link("one")
+        for ends in ([link.end("a")], list(link.ends)):
+            for end in ends:
+                link.set_up(end, False)
+            wait_until(lambda: not link.end("b").operational, timeout_s=10, what="the end of the carrier")
+            with topology.host("b").socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                for _ in range(50):
+                    with contextlib.suppress(OSError):
+                        sender.sendto(b"lost", ("10.1.0.1", 9))
+            for end in ends:
+                link.set_up(end, True)
+            stats = link.stats()
+            assert stats is not None
+            assert stats.unread_frames == 0
 
 
 @pytest.mark.parametrize("target", ["10.1.0.2", "fd01::2"])
