@@ -441,6 +441,7 @@ class Daemon:
             case messages.SessionExport(peer=wanted, offer=text, join=join):
                 key = find_peer(self._config.peers, wanted).spec.public_key
                 export = self._node.export(key, unarmour("offer", text), time.monotonic(), move=not join)
+                self._carry_out()  # that the session moved is on disk before anybody has the text
                 return messages.Exported(export=armour("export", export))
             case messages.SessionImport(export=text):
                 key = self._node.import_(unarmour("export", text), time.monotonic())

@@ -20,12 +20,13 @@ from centipede import daemon as module
 from centipede import engine as engines
 from centipede.config import Config, parse_peer
 from centipede.control.client import ControlClient
-from centipede.control.messages import PeerAdd, PeerRemove, PeerSet, Show, Stop
+from centipede.control.messages import PeerAdd, PeerRemove, PeerSet, SessionExport, Show, Stop
 from centipede.daemon import Daemon, Directories
 from centipede.engine.contract import Engine
 from centipede.errors import ControlError, HostError
 from centipede.fields import Listen, parse_listen
 from centipede.listening import Listening
+from centipede.protocol.armour import Kind, armour
 from centipede.protocol.counters import EngineCounters
 from centipede.protocol.drops import DropReason
 from centipede.protocol.effects import Effects, LogLine, Outgoing
@@ -415,6 +416,29 @@ def test_effects_are_carried_out_in_their_order(
         "timer",
     ]
     assert happened[: len(expected)] == expected
+
+
+def test_nobody_has_an_export_before_it_is_on_disk_that_the_session_moved(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(node: PlayedNode, *_: object, move: bool) -> bytes:
+        assert move
+        node.stage.effects.append(Effects(records=(PeerRecord(ALICE, moved=True),)))
+        return b"the session"
+
+    def told(kind: Kind, data: bytes) -> str:
+        stage.note(f"tell {data.decode()}")
+        return armour(kind, data)
+
+    monkeypatch.setattr(PlayedNode, "export", export, raising=False)
+    monkeypatch.setattr("centipede.daemon.armour", told)
+    monkeypatch.setattr(StateFile, "save", lambda self, records: stage.note(f"save {len(tuple(records))}"))
+
+    def act(client: ControlClient) -> None:
+        client.request(SessionExport(peer="alice", offer=armour("offer", b"x")))
+
+    play(tmp_path, act)
+    assert stage.happened.index("save 1") < stage.happened.index("tell the session")
 
 
 def test_a_failing_node_ends_nothing(stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

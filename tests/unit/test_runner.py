@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import msgspec
 import pytest
 
 from lab import results, scenario
@@ -142,6 +143,15 @@ def test_the_verdict_follows_from_the_record(
     tunnel: str, lost: int | None, failure: str | None, unavailable: str | None, verdict: Verdict, reason: str | None
 ) -> None:
     assert judge(Run(SCENARIO, tunnel), record(lost), failure, unavailable)[:2] == (verdict, reason)
+
+
+def test_a_connection_that_broke_fails_whatever_its_figures_are() -> None:
+    broken = record(0)
+    broken.probes["tcp"] = msgspec.structs.replace(
+        broken.probes["stream"], kind="flow", result={"longest_stall_s": 0.01, "error": "Connection reset by peer"}
+    )
+    verdict, reason, _ = judge(Run(SCENARIO, "centipede"), broken, None, None)
+    assert (verdict, reason) == (Verdict.FAILED, "tcp: Connection reset by peer")
 
 
 def test_a_run_is_planned_to_take_as_long_as_its_probes_and_events() -> None:
