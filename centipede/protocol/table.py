@@ -82,8 +82,8 @@ class SendPlan:
     It sends from this machine's own shards under the session (``ReceiveSession.own``): worker i from
     ``own.shard_of(i)``, to ``run.shard_of(i)``. Each packet is sealed once. A packet that is urgent goes to each of
     ``urgent``, if there are any. Another goes to the lane that would deliver it first, if there are lanes, else to the
-    first ``copies`` of ``paths``. What is urgent says :func:`centipede.protocol.inner.is_urgent`; a superpacket of
-    several segments never is.
+    first ``copies`` of ``paths``. What is urgent says :func:`centipede.protocol.inner.is_urgent`; of a
+    superpacket of several segments its class alone counts.
 
     A lane is busy until it has sent what it was given, at its rate. It delivers a packet when it is free, plus the time
     to send the packet, plus its delay; of equals the first is taken. That much is kept for the path's number, so a lane

@@ -167,6 +167,24 @@ def test_a_superpacket_leaves_in_segments(
 
 
 @KINDS
+@pytest.mark.parametrize(("tos", "urgent"), [(46 << 2, True), (38 << 2, False)], ids=["EF", "AF43"])
+def test_of_a_superpacket_the_class_says_whether_it_is_urgent(
+    engine: str, protocol: int, version: int, tos: int, urgent: bool
+) -> None:
+    whole = Segment(payload(3000), protocol, version, flags=ACK | FIN, tos=tos)
+    with native_rig(engine, paths=3) as built:
+        plan = built.plan(paths=(built.path(0),), urgent=(built.path(1), built.path(2)))
+        built.apply(peers=(built.peer(plan),))
+        built.tun.ends[0].socket.send(whole.vnet(1000) + whole.undone)
+        expected = [segment.packet for segment in whole.cut(1000)]
+        for path in (1, 2) if urgent else (0,):
+            plaintexts = [built.unseal(datagram) for datagram in built.remotes[path].take_many(len(expected))]
+            assert [finish_inner(plaintext) for plaintext in plaintexts] == expected
+        for path in range(3):
+            built.expect_path(path, tx_packets=3 * int((path > 0) == urgent))
+
+
+@KINDS
 def test_an_undone_packet_leaves_partial(engine: str, protocol: int, version: int) -> None:
     one = Segment(payload(333), protocol, version)
     with native_rig(engine) as built:

@@ -24,13 +24,18 @@ inner_parse(const uint8_t *packet, size_t bytes, struct inner *inner)
 	return (false);
 }
 
+/* Whether a packet is of a class for real time. */
+bool
+inner_real_time(const uint8_t *packet, const struct inner *inner)
+{
+	return ((inner->version == 4 ? packet[1] >> 2 : (load_be16(packet) >> 6) & 63) >= URGENT_DSCP);
+}
+
 /* Whether a packet is worth a copy: short, of a class for real time, or TCP that begins or ends a connection. */
 bool
 inner_urgent(const uint8_t *packet, const struct inner *inner)
 {
-	unsigned dscp = inner->version == 4 ? packet[1] >> 2 : (load_be16(packet) >> 6) & 63;
-
-	if (inner->bytes <= URGENT_BYTES || dscp >= URGENT_DSCP)
+	if (inner->bytes <= URGENT_BYTES || inner_real_time(packet, inner))
 		return (true);
 	/* A later fragment has no TCP header. */
 	if (inner->protocol != PROTOCOL_TCP || (inner->version == 4 && (load_be16(packet + 6) & 0x1fff) != 0))

@@ -37,6 +37,7 @@ struct inner {
 bool	 inner_parse(const uint8_t *packet, size_t bytes, struct inner *);
 size_t	 inner_checksum_offset(const struct inner *);
 uint64_t inner_flow(const uint8_t *packet, const struct inner *);
+bool	 inner_real_time(const uint8_t *packet, const struct inner *);
 bool	 inner_urgent(const uint8_t *packet, const struct inner *);
 void	 inner_clamp_mss(uint8_t *packet, const struct inner *, uint32_t largest_bytes, bool undone);
 bool	 inner_transport_whole(const uint8_t *packet, const struct inner *);
