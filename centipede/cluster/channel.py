@@ -26,6 +26,8 @@ _PURPOSE = b"Centipede v1 cluster"
 _LARGEST_BYTES = 65535
 _AT_ONCE = 256
 """Datagrams read before the daemon looks at anything else."""
+_LOOK_S = 0.2
+"""How soon it is seen what the thread found in the store: clients are to use a member within 2 s of its coming."""
 
 
 class Channel:
@@ -39,6 +41,7 @@ class Channel:
         self._sessions: _Sessions | None = None
         self.directory: Directory | None = None
         """Who tells of the other members, if they are not configured."""
+        self._look_at = float("-inf")
         family = socket.AF_INET if listen.version == 4 else socket.AF_INET6
         self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
@@ -122,7 +125,9 @@ class Channel:
 
     @property
     def next_timer(self) -> float:
-        return float("inf") if self._cluster is None else self._cluster.next_timer
+        if self._cluster is None:
+            return float("inf")
+        return self._cluster.next_timer if self.directory is None else min(self._cluster.next_timer, self._look_at)
 
     def receive(self, now: float) -> None:
         """Take what came."""
@@ -147,6 +152,7 @@ class Channel:
         self._cluster.set_peers(peers)
         if self.directory is not None:
             self.directory.handle_timer(self._cluster, peers, self._sessions.made_here, now)
+            self._look_at = now + _LOOK_S
         self._cluster.handle_timer(now)
         self._flush()
 

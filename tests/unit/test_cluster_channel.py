@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
@@ -84,6 +85,21 @@ def test_data_for_the_other_is_brought_to_it_and_no_other(pair: tuple[Channel, C
         exchange(pair)
     assert got == strayed[:1]
     assert (here.cluster.forwarded, there.cluster.received) == (1, 1)
+
+
+def test_what_is_found_in_a_store_does_not_wait_for_the_next_greeting(
+    pair: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, _ = pair
+    channel.handle_timer([PEER], 100.0)
+    assert channel.next_timer == 101.0
+    looks: list[float] = []
+    directory = SimpleNamespace(handle_timer=lambda *given: looks.append(given[-1]), close=lambda: None)
+    monkeypatch.setattr(channel, "directory", directory)
+    for now in (101.0, 101.2, 101.4):
+        assert channel.next_timer <= now
+        channel.handle_timer([PEER], now)
+    assert looks == [101.0, 101.2, 101.4]
 
 
 def test_an_address_of_another_machine_is_told_in_a_sentence() -> None:
