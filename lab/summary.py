@@ -10,7 +10,7 @@ import re
 import statistics
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -131,20 +131,20 @@ def renew(before: Summary, later: Summary) -> Summary:
     """Return a summary with the scenarios of another in place of what was known of them before."""
     names = {row.name for row in later.scenarios}
     kept = [row for row in before.scenarios if row.name not in names]
-    shift = len(before.machines)
-    moved = [
-        msgspec.structs.replace(row, found=[_moved(found, shift) for found in row.found]) for row in later.scenarios
-    ]
+    rows = kept + [_moved(row, lambda number: number + len(before.machines)) for row in later.scenarios]
+    machines = [*before.machines, *later.machines]
+    used = sorted({number for row in rows for found in row.found for number in found.machines})
     return msgspec.structs.replace(
         before,
-        machines=[*before.machines, *later.machines],
-        scenarios=sorted([*kept, *moved], key=lambda row: row.name),
+        machines=[machines[number] for number in used],
+        scenarios=sorted((_moved(row, used.index) for row in rows), key=lambda row: row.name),
     )
 
 
-def _moved(found: Found, shift: int) -> Found:
-    """Return it for a list of machines that has as many others before its own."""
-    return msgspec.structs.replace(found, machines=[number + shift for number in found.machines])
+def _moved(row: Row, place_of: Callable[[int], int]) -> Row:
+    """Return a row for another list of machines."""
+    replace = msgspec.structs.replace
+    return replace(row, found=[replace(each, machines=list(map(place_of, each.machines))) for each in row.found])
 
 
 def read(path: Path) -> Summary:

@@ -138,6 +138,8 @@ def test_what_is_measured_later_takes_the_place_of_its_scenario_alone() -> None:
     assert cells(page, "wifi-to-lte")[3] == "not run", "of another state of the project"
     assert [made.machines[row.found[0].machines[0]].git["commit"] for row in made.scenarios] == ["then", "now"]
     assert "commit then, now" in page
+    both = summary.summarise([again, msgspec.structs.replace(other, machine=now)], "y")
+    assert [machine.git["commit"] for machine in summary.renew(made, both).machines] == ["now"]
 
 
 def test_a_file_that_is_no_summary_is_refused_in_a_sentence(tmp_path: Path) -> None:
