@@ -13,7 +13,6 @@ from centipede.protocol.session import LAST_SHARD
 from centipede.protocol.table import Run
 
 SHARDS_END = LAST_SHARD + 1
-_KEPT_RUNS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +35,12 @@ class Grant:
     def cut(self, k: int, *, rest: bool) -> tuple[Grant, Grant]:
         """What remains, and what another machine gets: a run of 2^k and half of the range, or the ``rest`` of it.
 
-        Of the rest a few runs are kept, for what was granted may be lost and has to be granted again. Raises
-        ValueError if there are too few shards.
+        Raises ValueError if there are too few shards.
         """
         size = 1 << k
         start = -(-self.first // size) * size
         if start + size > self.end:
             raise ValueError("no shards are left to be granted")
         run, behind = Run(start, k), start + size
-        half = (self.end - behind) // 2
-        middle = behind + (min(_KEPT_RUNS * size, half) if rest else half)
+        middle = behind if rest else behind + (self.end - behind) // 2
         return replace(self, first=behind, end=middle), Grant(run, middle, self.end)

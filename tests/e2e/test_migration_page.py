@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from lab.process import wait_until
 from lab.topology import RoutePlan, Topology
 from tests.e2e.follower import Follower, follow, joined_by_ssh
 from tests.e2e.world import ROOT, two_networks
@@ -69,11 +68,8 @@ def test_wrong_turns_are_said_in_a_sentence(followers: dict[str, Follower]) -> N
     assert new.answer("centipede session vpn0 import", export)[2] == 0
     _, errors, status = new.answer("centipede session vpn0 import", export)
     assert (status, "was imported already" in errors) == (1, True)
-    # Until it has left, old may export again: the first text might have been lost.
-    left = "another machine serves the peer"
-    wait_until(lambda: left in old.type("centipede show vpn0"), timeout_s=20, what="that old forgets the session")
     _, errors, status = old.answer(
         "centipede session vpn0 export laptop --to -", new.type("centipede session vpn0 offer")
     )
     assert status == 1
-    assert "it was handed over already" in errors
+    assert "can be exported" in errors
