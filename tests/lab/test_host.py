@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -156,17 +157,18 @@ def test_a_host_that_is_gone_says_so(tmp_path: Path) -> None:
 
 
 def test_a_host_whose_first_process_alone_has_ended_is_gone(tmp_path: Path) -> None:
-    host = Host("middle", tmp_path / "middle")
-    anchor = psutil.Process(host.anchor_pid)
-    (first,) = anchor.children()
-    anchor.suspend()  # or it would end as well
-    wait_until(lambda: anchor.status() == psutil.STATUS_STOPPED, timeout_s=5, what="the anchor to stand still")
-    first.kill()
-    wait_until(lambda: first.status() == psutil.STATUS_ZOMBIE, timeout_s=5, what="the end of the first process")
-    with pytest.raises(HostGoneError, match="host middle is gone"):
-        host.run(["true"])
-    anchor.resume()
-    host.close()
+    with ExitStack() as stack:
+        host = Host("middle", tmp_path / "middle")
+        stack.callback(host.close)
+        anchor = psutil.Process(host.anchor_pid)
+        (first,) = anchor.children()
+        anchor.suspend()  # or it would end as well
+        stack.callback(anchor.resume)
+        wait_until(lambda: anchor.status() == psutil.STATUS_STOPPED, timeout_s=5, what="the anchor to stand still")
+        first.kill()
+        wait_until(lambda: first.status() == psutil.STATUS_ZOMBIE, timeout_s=5, what="the end of the first process")
+        with pytest.raises(HostGoneError, match="host middle is gone"):
+            host.run(["true"])
 
 
 def _pid_namespace(pid: int) -> Path | None:
