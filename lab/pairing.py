@@ -119,8 +119,8 @@ def _confined(scenario: Scenario, name: str, scheduler: str) -> Scenario:
 
 def _figure(attempt: Attempt, path: str) -> float:
     for name, probe in attempt.record.probes.items():
-        if probe.error is not None:
-            raise LabError(f"{name}: {probe.error}")
+        if probe.failure is not None:
+            raise LabError(f"{name}: {probe.failure}")
     found = read_figure({name: probe.result for name, probe in attempt.record.probes.items()}, path)
     if found is None:
         raise LabError(f"{path} is not there")

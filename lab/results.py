@@ -97,6 +97,12 @@ class ProbeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Fields of the probe's result, raw output of its program included."""
     error: str | None = None
 
+    @property
+    def failure(self) -> str | None:
+        """Why there is no result, or why it ended before its time, as that of a connection that was reset does."""
+        found: str | None = self.error or (self.result or {}).get("error")
+        return found
+
 
 class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A program that carried traffic, or a link."""

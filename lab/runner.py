@@ -24,7 +24,7 @@ from lab.expectation import MEETING, PAIRING, Judgement, Outcome
 from lab.machine import Machine, load
 from lab.pairing import ATTEMPTS, Pairing, VoidPairError
 from lab.ratios import RowRecord
-from lab.results import FILE, ProbeRecord, RunResult, TunnelFacts, Verdict, dump
+from lab.results import FILE, RunResult, TunnelFacts, Verdict, dump
 from lab.scenario import Scenario
 from lab.stillness import Stillness
 from lab.tunnels import make_mesh, make_tunnel
@@ -199,7 +199,7 @@ def judge(
     values[PAIRING] = msgspec.to_builtins(dict(rows))
     judgements = [expectation.judge(run.tunnel, values) for expectation in run.scenario.expect]
     bound = any(expectation.binds(run.tunnel) for expectation in run.scenario.expect)
-    errors = [f"{name}: {error}" for name, probe in record.probes.items() if (error := _error(probe)) is not None]
+    errors = [f"{name}: {error}" for name, probe in record.probes.items() if (error := probe.failure) is not None]
     reasons = [failure] if failure is not None else errors
     missed = [j for j in judgements if j.outcome is Outcome.MISSED]
     if not bound:
@@ -211,12 +211,6 @@ def judge(
     # A tunnel that got too little of the processor lets its interface overflow, which looks like any other loss.
     reasons += [f"kernel of {host} discarded {_listing(counts)}" for host, counts in record.discards.items() if counts]
     return Verdict.FAILED, "; ".join(reasons), judgements
-
-
-def _error(probe: ProbeRecord) -> str | None:
-    """Return why there is no result, or why it ended before its time, as a connection that was reset does."""
-    error: str | None = probe.error or (probe.result or {}).get("error")
-    return error
 
 
 def figures(result: RunResult) -> Mapping[str, str]:

@@ -41,7 +41,7 @@ class Channel:
         self._sessions: _Sessions | None = None
         self.directory: Directory | None = None
         """Who tells of the other members, if they are not configured."""
-        self._look_at = float("-inf")
+        self._look_at = float("inf")
         family = socket.AF_INET if listen.version == 4 else socket.AF_INET6
         self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
@@ -125,9 +125,7 @@ class Channel:
 
     @property
     def next_timer(self) -> float:
-        if self._cluster is None:
-            return float("inf")
-        return self._cluster.next_timer if self.directory is None else min(self._cluster.next_timer, self._look_at)
+        return float("inf") if self._cluster is None else min(self._cluster.next_timer, self._look_at)
 
     def receive(self, now: float) -> None:
         """Take what came."""

@@ -117,7 +117,7 @@ class Played:
         assert directory.is_dir()
         assert not pcap
         figure = self.figures[what.tunnel.left.links]
-        probe = SimpleNamespace(error=None, result={"bits_per_second": figure})
+        probe = SimpleNamespace(failure=None, result={"bits_per_second": figure})
         self.record = SimpleNamespace(probes={"transfer": probe}, emulators=[], void=[])
 
     def go(self, budget: Budget) -> None:

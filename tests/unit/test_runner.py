@@ -189,12 +189,8 @@ class Play:
 @pytest.mark.parametrize(
     ("attempts", "verdict", "void", "endured"),
     [
-        (
-            [Play(3, 0.12), Play(0)],
-            Verdict.PASSED,
-            [STILL],
-            [],
-        ),  # missed while the machine stood still: that says nothing
+        # What is missed while the machine stands still says nothing.
+        ([Play(3, 0.12), Play(0)], Verdict.PASSED, [STILL], []),
         ([Play(0, 0.12)], Verdict.PASSED, [], [STILL]),
         ([Play(3)], Verdict.FAILED, [], []),
         ([Play(3, 0.12)] * ATTEMPTS, Verdict.VOID, [STILL] * ATTEMPTS, []),

@@ -45,13 +45,12 @@ static const struct fan *
 choose_fan(const struct worker *w, const struct plan *plan)
 {
 	const struct segmenter *s = &w->segmenter;
-	bool urgent;
 
 	if (likely(plan->urgent.count == 0 && plan->lane_count == 0))
 		return (&plan->fan);
 	/* Of a superpacket the class alone counts: it is long, and its FIN is that of the last segment. */
-	urgent = s->header_bytes == 0 ? inner_urgent(s->packet, &s->inner) : inner_real_time(s->packet, &s->inner);
-	if (plan->urgent.count != 0 && urgent)
+	if (plan->urgent.count != 0 &&
+	    (s->header_bytes == 0 ? inner_urgent(s->packet, &s->inner) : inner_real_time(s->packet, &s->inner)))
 		return (&plan->urgent);
 	return (plan->lane_count == 0 ? &plan->fan : NULL);
 }
