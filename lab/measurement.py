@@ -267,7 +267,10 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 
     shown: Any
     paths_changed: int | None = None
-    """Pairs of addresses that lead elsewhere than before, or work that did not, or are gone, or were not there."""
+    """Pairs of addresses that lead elsewhere than before, or work that did not, or are gone, or were not there.
+
+    Only those that something came by.
+    """
 
 
 class Look(Measurement, frozen=True, tag="show"):
@@ -294,11 +297,15 @@ class Look(Measurement, frozen=True, tag="show"):
 
 
 def _ways(shown: Any) -> set[tuple[str, str, int, bool]]:
-    """Pairs of addresses, the shard that each leads to, and whether it works."""
+    """Pairs of addresses, the shard that each leads to, and whether it works.
+
+    Without those that were only named: an end tries them again now and then.
+    """
     return {
         (path["local"], path["remote"], path["shard"], path["state"] in ("usable", "suspect"))
         for peer in shown["peers"]
         for path in peer["paths"]
+        if path["last_heard_s"] is not None
     }
 
 

@@ -113,6 +113,6 @@ def _key(private: X25519PrivateKey, public: bytes, offer: bytes) -> bytes:
     try:
         shared = private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:  # a public key of small order
-        raise HandoverError(f"the one-time key in it is no key; {_AGAIN}") from None
+        raise HandoverError(f"the one-time key of this export is no key; {_AGAIN}") from None
     extracted = hmac.digest(_SALT, shared + hashlib.sha256(offer).digest(), "sha256")
     return hmac.digest(extracted, b"\1", "sha256")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from centipede.errors import HandoverError
 from centipede.protocol.endpoint import Endpoint
@@ -73,9 +74,20 @@ class Offer:
         if k > LARGEST_K or count > MOST_ADDRESSES or len(signed) != _HEAD.size + count * ADDRESS_BYTES:
             raise HandoverError(f"this offer is malformed; {_AGAIN}")
         verify(importer, signature, _SIGN + signed, f"this offer was changed on its way; {_AGAIN}")
+        if not _is_key(one_time):  # said now, for what is sealed to it gives shards away
+            raise HandoverError(f"the one-time key of this offer is no key; {_AGAIN}")
         found = (decode_address(data, _HEAD.size + n * ADDRESS_BYTES) for n in range(count))
         addresses = tuple(endpoint for endpoint in found if endpoint is not None)
         return cls(k, import_id, one_time, PublicKey(importer), addresses)
+
+
+def _is_key(public: bytes) -> bool:
+    """Whether anything can be agreed on with an X25519 public key: not with one of small order (RFC 7748, 6.1)."""
+    try:
+        X25519PrivateKey.from_private_bytes(bytes(32)).exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        return False
+    return True
 
 
 def verify(public: bytes, signature: bytes, message: bytes, otherwise: str) -> None:

@@ -60,6 +60,8 @@ class WireResult(msgspec.Struct, frozen=True, kw_only=True):
     datagrams: int
     nonces: int
     """Session packets, copies counted once."""
+    handshakes: int
+    """Initiates and what answers them, copies included."""
     reused: int
     """Packets under a key and nonce that another packet had."""
     missed: int
@@ -76,12 +78,15 @@ class Wire:
 
     def __init__(self) -> None:
         self._sealed: dict[bytes, bytes] = {}
-        self.datagrams = self.reused = 0
+        self.datagrams = self.handshakes = self.reused = 0
 
     def see(self, datagram: bytes) -> None:
         """Take a datagram of the tunnel's."""
         self.datagrams += 1
-        if len(datagram) < _HEADER_BYTES or datagram[0] & _HANDSHAKE:
+        if len(datagram) < _HEADER_BYTES:
+            return
+        if datagram[0] & _HANDSHAKE:
+            self.handshakes += 1
             return
         digest = blake2b(datagram, digest_size=16).digest()
         self.reused += self._sealed.setdefault(datagram[:_NONCE_BYTES], digest) != digest
@@ -159,6 +164,7 @@ def watch(spec: WireSpec) -> WireResult:
     return WireResult(
         datagrams=wire.datagrams,
         nonces=wire.nonces,
+        handshakes=wire.handshakes,
         reused=wire.reused,
         missed=missed,
         replayed=replayed,

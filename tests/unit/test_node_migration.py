@@ -19,6 +19,7 @@ from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.identity import Identity
 from centipede.protocol.migration import OFFER_LIFE_S
 from centipede.protocol.node import PeerSpec
+from centipede.protocol.offer import Offer
 from centipede.protocol.timing import Timing
 from lab.world_model import PORT, Machine, Uplink, World
 
@@ -346,6 +347,8 @@ def test_what_cannot_be_imported_is_said_and_changes_nothing() -> None:
     assert "both machines need the same private key" in refusal(
         lambda: old.node.export(key, stranger.node.offer(now), now, move=True)
     )
+    no_key = Offer(1, bytes(16), bytes(32), new.identity.public).encode(new.identity)
+    assert "is no key" in refusal(lambda: old.node.export(key, no_key, now, move=True))
     data = world.export(old, offer)
     assert "not for this machine" in refusal(lambda: stranger.node.import_(data, now))
     for changed in (data[:-1], data[:70] + bytes([data[70] ^ 1]) + data[71:]):

@@ -21,11 +21,11 @@ def test_copies_are_one_nonce_and_other_bytes_under_it_are_found() -> None:
     assert wire.reused == 2
 
 
-@pytest.mark.parametrize("datagram", [b"", bytes(31), b"\x81" + bytes(300)])
-def test_what_is_no_session_packet_has_no_nonce(datagram: bytes) -> None:
+@pytest.mark.parametrize(("datagram", "handshakes"), [(b"", 0), (bytes(31), 0), (b"\x81" + bytes(300), 1)])
+def test_what_is_no_session_packet_has_no_nonce(datagram: bytes, handshakes: int) -> None:
     wire = Wire()
     wire.see(datagram)
-    assert (wire.datagrams, wire.nonces) == (1, 0)
+    assert (wire.datagrams, wire.nonces, wire.handshakes) == (1, 0, handshakes)
 
 
 def test_a_forged_packet_reads_as_what_was_asked_for() -> None:

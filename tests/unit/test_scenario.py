@@ -376,8 +376,8 @@ def test_a_look_compares_with_an_earlier_one_at_the_same_end() -> None:
             scenario.parse(text.replace('since = "b-before"', f'since = "{wrong}"'), name="x")
 
 
-def path(remote: str, state: str = "usable", shard: int = 0) -> dict[str, Any]:
-    return {"local": "192.0.2.1:5", "remote": remote, "shard": shard, "state": state, "rtt_ms": 3.0}
+def path(remote: str, state: str = "usable", shard: int = 0, *, heard: float | None = 0.1) -> dict[str, Any]:
+    return {"local": "192.0.2.1:5", "remote": remote, "shard": shard, "state": state, "last_heard_s": heard}
 
 
 @pytest.mark.parametrize(
@@ -388,6 +388,7 @@ def path(remote: str, state: str = "usable", shard: int = 0) -> dict[str, Any]:
         ([path("192.0.2.2:5", "lost"), path("192.0.2.3:5", "lost")], 2),
         ([path("192.0.2.2:5", shard=16), path("192.0.2.3:5", "lost")], 2),
         ([path("192.0.2.2:5"), path("192.0.2.3:5", "lost"), path("192.0.2.9:5", "probing")], 1),
+        ([path("192.0.2.2:5"), path("192.0.2.3:5", "lost"), path("192.0.2.9:5", "probing", heard=None)], 0),
         ([path("192.0.2.2:5")], 1),
     ],
 )
