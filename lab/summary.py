@@ -245,7 +245,17 @@ def _cell(row: Row, tunnel: str) -> str:
         lines.append(f"**{len(bad)} of {len(found.verdicts)} {' and '.join(sorted(set(bad)))}**")
     if bad or not _measured(found):
         lines += map(_text, found.reasons)
+    if tunnel == _OWN:
+        lines += [_variant(each) for each in row.found if _is_own(each) and each.tunnel != _OWN]
     return "<br>".join(lines)
+
+
+def _variant(found: Found) -> str:
+    """What became of runs with an engine that the scenario names; their figures are in the file."""
+    name = found.tunnel.removeprefix(f"{_OWN}-").capitalize()
+    told = f"{name} engine: {_listed(Counter(found.verdicts))}"
+    bad = any(verdict in _BAD for verdict in found.verdicts)
+    return "; ".join([f"**{told}**", *map(_text, found.reasons)]) if bad else told
 
 
 def _values(figure: str, values: Sequence[float | None]) -> str:

@@ -52,6 +52,16 @@ def test_of_several_runs_there_are_the_median_and_the_range_and_failures_are_not
     assert rival == "not run"
 
 
+def test_what_became_of_an_engine_that_a_scenario_names_stands_in_the_cell() -> None:
+    runs = [stalled("centipede", 0.05), stalled("centipede-python", 0.06), stalled("wireguard-go", 4.0)]
+    _, _, own, rival = cells(summary.page(summary.summarise(runs, "x"), []), "wifi-to-lte")
+    assert own.endswith("<br>3.96 Mbit/s<br>Python engine: 1 passed")
+    assert "engine" not in rival
+    runs.append(stalled("centipede-python", 0.9, repetition=2, verdict=Verdict.FAILED, reason="a|b"))
+    _, _, own, _ = cells(summary.page(summary.summarise(runs, "x"), []), "wifi-to-lte")
+    assert own.endswith("<br>**Python engine: 1 failed, 1 passed**; a/b")
+
+
 def test_who_cannot_take_part_has_a_reason_in_place_of_figures() -> None:
     runs = [
         run("centipede", scenario=name, judgements=[judgement()]) for name in ("balance", "clock-steps", "wifi-to-lte")
