@@ -117,6 +117,8 @@ class ClusterMember(msgspec.Struct, frozen=True, kw_only=True):
     last_heard_s: float | None
     behind: int
     """Peers of which it has not acknowledged what it was told."""
+    mistake: str = ""
+    """Why nothing that it says counts, in words."""
 
 
 class Store(msgspec.Struct, frozen=True, kw_only=True):
@@ -316,6 +318,7 @@ def members(channel: Channel | None, draining: bool, now: float) -> Cluster | No
                 state="up" if cluster.is_heard(each, now) else "silent",
                 last_heard_s=None if each.number is None else now - each.heard_at,
                 behind=len(each.untold),
+                mistake=each.mistake,
             )
             for each in cluster.members
         ],
@@ -346,6 +349,8 @@ def _store(store: Store, member: int) -> list[str]:
 
 def _other(member: ClusterMember) -> str:
     name = member.address if member.member is None else f"{member.member} at {member.address}"
+    if member.mistake:
+        return f"{name} does not count, for {member.mistake}"
     if member.last_heard_s is None:
         return f"{name} never heard"
     if member.state == "silent":

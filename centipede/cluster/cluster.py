@@ -34,16 +34,22 @@ SILENT_S = 3.0
 """A member not heard for this long is shown as silent."""
 _ANSWER_GAP_S = 0.1
 _MOST_AT_ONCE = 64
-"""States told to one member in one go; the others follow a second later, or when these are acknowledged."""
+"""States told to one member and not acknowledged; the others follow as these are, or a second later."""
 _FORGET_S = 600.0
 """Longer than any session lives."""
-_MOST_LIVES = 64
+_MOST_LIVES = 65536
+"""Lives that are remembered. It would take as many restarts until one could be played again."""
+_MOST_DELAY_S = 120.0
+"""A state that took so much longer than another of that life is no news; less than _FORGET_S by a session's life."""
+_DRIFT = 0.1
+"""Two clocks differ by as much of the time that passes; pauses of a machine are in it."""
 FORWARDS_PER_S = 5000
 FORWARDS_AT_ONCE = 1000
 """Data that goes on to other members: what comes while a client learns whose an address is now, not all there is."""
 
 _HELLO = struct.Struct(">BBxx")
-_STATE = struct.Struct(">B7xQ")
+_STATE = struct.Struct(">QQ")
+_SENT_BITS = 56
 _ACK = struct.Struct(f">Q{KEY_BYTES}s")
 
 
@@ -77,11 +83,36 @@ class Member:
     outer: tuple[Endpoint, ...] = ()
     """Where peers may find it."""
     heard_at: float = float("-inf")
-    counter: int = -1
-    """Of its last message that counted."""
     untold: dict[PublicKey, int] = field(default_factory=dict)
     """Peers whose state it has not acknowledged, with the revision that it must."""
+    telling: dict[PublicKey, int] = field(default_factory=dict)
+    """Those that it was told in this second, with the revision that it was told."""
+    mistake: str = ""
+    """Why nothing that it says counts, in words."""
     answered_at: float = float("-inf")
+
+
+@dataclass(slots=True)
+class _Life:
+    """One life of another member, remembered when the member is gone: what it said is not to count again."""
+
+    number: int
+    counter: int = -1
+    """Of its last message that counted."""
+    over: bool = False
+    """Whether the member has begun another."""
+    behind_s: float = float("inf")
+    """By how much its clock, and the way here, put a state behind this clock; the least of late."""
+    measured_at: float = 0.0
+    """When that was."""
+
+    def is_news(self, sent_s: float, now: float) -> bool:
+        """Whether a state was sent lately. What was taken over, and is forgotten, must not be taken over again."""
+        behind_s = now - sent_s
+        expected_s = self.behind_s + _DRIFT * (now - self.measured_at)
+        if behind_s <= expected_s:
+            self.behind_s, self.measured_at = behind_s, now
+        return behind_s <= expected_s + _MOST_DELAY_S
 
 
 class Cluster:
@@ -126,8 +157,8 @@ class Cluster:
         self._hello_at = float("-inf")
         self._taken: dict[bytes, float] = {}
         """Bases of sessions taken over in this life, and when."""
-        self._past: list[bytes] = []
-        """Lives that are over."""
+        self._lives: dict[bytes, _Life] = {}
+        """All that were heard in this one, in order."""
         self._datagrams: list[tuple[Endpoint, bytes]] = []
 
     def set_outer(self, addresses: Sequence[Endpoint]) -> None:
@@ -208,15 +239,21 @@ class Cluster:
             revision, raw = _ACK.unpack(body)
             for public_key in [key for key, due in member.untold.items() if key.raw == raw and due <= revision]:
                 del member.untold[public_key]
+                member.telling.pop(public_key, None)
+            if len(member.telling) < len(member.untold):  # there is room for others
+                self.next_timer = float("-inf")
 
     def handle_timer(self, now: float) -> None:
         """Do what is due. Harmless at any time."""
+        if now < self.next_timer:
+            return
         if now >= self._hello_at:
             self._hello_at = now + HELLO_S
             self._taken = {base: at for base, at in self._taken.items() if now < at + _FORGET_S}
             self._grants.keep(self._sessions.bases())
             for member in self.members:
                 self._greet(member)
+                member.telling.clear()
         for member in self.members:
             self._tell(member, now)
         self.next_timer = self._hello_at
@@ -232,9 +269,11 @@ class Cluster:
         return header is not None and not header.control and message.life == member.life and message.to == self._life
 
     def _counts(self, member: Member, message: Message, now: float) -> bool:
-        if message.member == self.member or message.of != self.of or not 1 <= message.member <= self.of:
+        if (reason := self._mistake(message)) is not None:
+            member.mistake = reason
             return False
-        if message.life in self._past or (message.life == member.life and message.counter <= member.counter):
+        known = self._lives.get(message.life)
+        if known is not None and (known.over or message.counter <= known.counter):
             return False
         if message.to != self._life:  # it does not know us yet, or this is old: only who answers is believed
             if message.kind == HELLO and now >= member.answered_at + _ANSWER_GAP_S:
@@ -243,25 +282,47 @@ class Cluster:
             return False
         if message.kind != HELLO and message.life != member.life:
             return False
+        member.mistake = ""
         if message.life == member.life:
-            member.counter = message.counter
             member.heard_at = now
+        if known is not None:
+            known.counter = message.counter
         return True
+
+    def _mistake(self, message: Message) -> str | None:
+        """What of a sender's configuration does not go with this member's, in words."""
+        if message.of != self.of:
+            return f"it has of = {message.of}, this machine {self.of}: give all the same"
+        if message.member == self.member:
+            return f"it has number {message.member}, as this machine: give each its own"
+        return None if 1 <= message.member <= self.of else f"it has number {message.member} of {message.of}"
 
     def _hear(self, member: Member, message: Message, k: int, outer: tuple[Endpoint, ...], now: float) -> None:
         member.heard_at = now
         fresh = message.life != member.life
-        if fresh and member.life != NO_LIFE:
-            self._past = [*self._past, member.life][-_MOST_LIVES:]
+        if fresh:
+            self._begin(member, message)
         if fresh or outer != member.outer:
             member.number, member.life, member.k, member.outer = message.member, message.life, k, outer
-            member.counter = message.counter
             self._revision += 1
             member.untold = dict.fromkeys(self._peers, self._revision)
+            member.telling.clear()
             self._hello_at = self.next_timer = float("-inf")
 
+    def _begin(self, member: Member, message: Message) -> None:
+        """A member has begun a life, or is one that was gone: what it was before is over."""
+        for life, known in self._lives.items():
+            known.over = known.over or life == member.life or (known.number == message.member and life != message.life)
+        self._lives.setdefault(message.life, _Life(message.member)).counter = message.counter
+        if len(self._lives) > _MOST_LIVES:
+            del self._lives[next(life for life, known in self._lives.items() if known.over)]
+
     def _take(self, member: Member, body: bytes, now: float) -> None:
-        sessions, revision = _STATE.unpack_from(body)
+        head, revision = _STATE.unpack_from(body)
+        sessions = head >> _SENT_BITS
+        if not self._lives[member.life].is_news((head & (1 << _SENT_BITS) - 1) / 1e3, now):
+            self.refused += 1
+            return
         try:
             handover = Handover.decode(body[_STATE.size :], sessions=min(sessions, MOST_SESSIONS + 1), k=self._k)
         except HandoverError:
@@ -279,14 +340,19 @@ class Cluster:
     def _tell(self, member: Member, now: float) -> None:
         if member.number is None or not self.is_heard(member, now):
             return
-        for public_key, revision in tuple(member.untold.items())[:_MOST_AT_ONCE]:
+        waiting = [(key, due) for key, due in member.untold.items() if member.telling.get(key) != due]
+        room = _MOST_AT_ONCE - len(member.telling)
+        for public_key, revision in waiting[: max(room, 0)]:
             handover = self._sessions.share(
                 public_key, self._grants, member.number, member.life, member.k, member.outer
             )
             if handover is None:
                 del member.untold[public_key]
+                member.telling.pop(public_key, None)
             else:
-                self._send(member, STATE, _STATE.pack(len(handover.sessions), revision) + handover.encode())
+                member.telling[public_key] = revision
+                head = len(handover.sessions) << _SENT_BITS | int(now * 1e3)
+                self._send(member, STATE, _STATE.pack(head, revision) + handover.encode())
 
     def _send(self, member: Member, kind: int, body: bytes, to: bytes | None = None) -> None:
         message = Message(kind, self.member, self.of, self._life, to or member.life, self._counter, body)

@@ -50,8 +50,9 @@ class Directory:
         self._registry = Registry(secret, member, of, k, address, life, plan.session_life_s)
         self._untold: set[PublicKey] = set()
         etcd = Etcd(plan.endpoints, plan.context)
-        # one store may serve many clusters: each has a place of its own
-        prefix = f"{plan.prefix.rstrip('/')}/{blind(secret, 'cluster', b'')}/"
+        # One store may serve many clusters: each has a place of its own. Slots are counted in members, so those who
+        # believe in another number of them are another cluster.
+        prefix = f"{plan.prefix.rstrip('/')}/{blind(secret, 'cluster', of.to_bytes(2, 'big'))}/"
         keeper = Keeper(etcd, prefix, self._registry.name, self._registry.registration, self._registry.is_own)
         self._store = Store(keeper, etcd)
         self._store.start()

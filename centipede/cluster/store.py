@@ -10,6 +10,7 @@ import queue
 import secrets
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,9 +48,16 @@ class Keeper:
     """What is to be done with the store, without the thread. One round each second."""
 
     def __init__(
-        self, etcd: Etcd, prefix: str, name: str, registration: bytes, is_own: Callable[[bytes], bool]
+        self,
+        etcd: Etcd,
+        prefix: str,
+        name: str,
+        registration: bytes,
+        is_own: Callable[[bytes], bool],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Names go below ``prefix``. ``registration`` is put under ``name`` unless another's is there."""
+        self._clock = clock
         self._etcd = etcd
         self._prefix = prefix
         self._name = name
@@ -70,6 +78,7 @@ class Keeper:
     def round(self, left: dict[str, Left]) -> View:
         """Look, keep the registration, put and count what was left. What is done is taken out of ``left``.
 
+        What cannot be done within ``ROUND_S`` is for the next round, or the registration would end meanwhile.
         Raises StoreError; the next round goes on where this one failed.
         """
         members = self._look()  # first: nothing of one store may be put into another
@@ -82,13 +91,18 @@ class Keeper:
             if holder is None:
                 self._registered = self._anew = True
         store = self._born + self._losses.to_bytes(4, "big")
+        until = self._clock() + ROUND_S
+        records = counts = 0  # the leases of this round
         for name, each in tuple(left.items()):
             if each.value is not None and each.store == store:
-                self._etcd.put(self._prefix + name, each.value, self._etcd.grant(RECORD_S))
+                records = records or self._etcd.grant(RECORD_S)
+                self._etcd.put(self._prefix + name, each.value, records)
             elif each.store == store and self._registered:
-                count = self._etcd.count(self._prefix + name, b"", self._etcd.grant(GRANT_S))
-                self._grants.append((name, count))
+                counts = counts or self._etcd.grant(GRANT_S)
+                self._grants.append((name, self._etcd.count(self._prefix + name, b"", counts)))
             del left[name]
+            if self._clock() >= until:
+                break
         view = View(store, members, tuple(self._found), tuple(self._grants), holder, self._anew)
         self._found, self._grants, self._anew = [], [], False
         return view

@@ -32,6 +32,8 @@ MOST_SOURCES = 256
 """Source shards a session accepts."""
 WORN_SOURCES = 192
 """Of the peer's shards heard, after which a new session is asked for."""
+_WORN_AFTER_S = 30.0
+"""But not sooner: a dozen large machines have as many at once, under the next session too."""
 MOST_FAILED_OPENS = 2**36
 """Forgeries after which a new session is asked for."""
 
@@ -102,11 +104,12 @@ class Session:
     @property
     def worn(self) -> bool:
         """Whether its counters ask for a new session at once."""
-        return (
-            max(self._counter, self.tx_since) >= COUNTER_REKEY
-            or self._failed >= MOST_FAILED_OPENS
-            or sum(run.size for run in self.sources) >= WORN_SOURCES
-        )
+        return max(self._counter, self.tx_since) >= COUNTER_REKEY or self._failed >= MOST_FAILED_OPENS
+
+    @property
+    def crowded(self) -> bool:
+        """Whether few of the peer's shards can be heard under it that were not."""
+        return sum(run.size for run in self.sources) >= WORN_SOURCES
 
     def seal_control(self, plaintext: bytes, *, source: int, shard: int) -> bytes | None:
         """The control datagram to one of the peer's shards; None once the counter is used up."""
@@ -299,6 +302,8 @@ class Association:
         # One that never was heard does not count: its handshake may have been lost on the other side.
         proven = next((one for one in self.established if one.heard), current)
         due = float("-inf") if proven.worn else proven.rekey_at
+        if proven.crowded:
+            due = min(due, _established(proven) + _WORN_AFTER_S)
         return due if proven is current else max(due, _established(current) + self._timing.attempt_s)
 
     def expire(self, now: float) -> None:

@@ -19,7 +19,8 @@ from centipede.protocol.timing import Timing
 _TELL_AGAIN_S = 8.0
 """The peer tries an address for some seconds each time it is told of it."""
 _PATIENCE_ATTEMPTS = 1.8
-"""A peer that has begun its third attempt is answered by nobody else."""
+"""A peer that has begun its third attempt by then is answered by nobody else."""
+_ATTEMPTS = 3
 _LULL_ATTEMPTS = 5.0
 """Initiates further apart than this do not belong to one effort: a peer pauses for three attempts at most."""
 
@@ -37,6 +38,8 @@ class Leave:
         self._asked_last = float("-inf")
         self._timestamp = -1
         """The greatest of those Initiates."""
+        self._attempts = 0
+        """How many there were of one effort."""
         self.gone = gone
 
     def quiet_at(self, last_traffic: float) -> float:
@@ -64,10 +67,12 @@ class Leave:
         """Whether an authentic Initiate is to be answered, because nobody else does. Replayed ones do not count."""
         if timestamp > self._timestamp:
             if now > self._asked_last + _LULL_ATTEMPTS * self._timing.attempt_s:
-                self._asked_from = now
+                self._asked_from, self._attempts = now, 0
+            self._attempts += 1
             self._asked_last = now
             self._timestamp = timestamp
-        return timestamp == self._timestamp and now >= self._asked_from + patience_s(self._timing)
+        waited = self._attempts >= _ATTEMPTS and now >= self._asked_from + patience_s(self._timing)
+        return timestamp == self._timestamp and waited
 
 
 def patience_s(timing: Timing) -> float:

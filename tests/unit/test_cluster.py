@@ -5,16 +5,19 @@ The simulated world checks that no nonce is used twice, whichever member seals, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from centipede.cluster.cluster import FORWARDS_AT_ONCE, FORWARDS_PER_S
+from centipede.cluster.cluster import FORWARDS_AT_ONCE, FORWARDS_PER_S, Cluster
 from centipede.cluster.grants import SLOTS_END, SPARE, Grants, slot
-from centipede.cluster.message import DATA, HELLO, NO_LIFE, Message
+from centipede.cluster.message import DATA, HELLO, NO_LIFE, STATE, Message
 from centipede.protocol.drops import DropReason
 from centipede.protocol.endpoint import Endpoint
+from centipede.protocol.handover import Handover
+from centipede.protocol.identity import Identity, PublicKey
 from centipede.protocol.node import PeerSpec
 from centipede.protocol.session import Sealer
 from centipede.protocol.timing import Timing
@@ -248,7 +251,8 @@ def test_what_was_said_to_another_life_or_twice_does_not_count() -> None:
     now = first.machine.now
     heard = next(each for each in first.cluster.members if each.address == second.address)
     assert heard.number == 2
-    hello = Message(HELLO, 2, SERVERS, heard.life, first.cluster._life, heard.counter + 1, bytes(4))
+    life = first.cluster._lives[heard.life]
+    hello = Message(HELLO, 2, SERVERS, heard.life, first.cluster._life, life.counter + 1, bytes(4))
     for wrong in (
         replace(hello, to=NO_LIFE),
         replace(hello, to=b"x" * 16),
@@ -256,9 +260,9 @@ def test_what_was_said_to_another_life_or_twice_does_not_count() -> None:
         replace(hello, of=4),
         replace(hello, counter=0),
     ):
-        refused, counter = first.cluster.refused, heard.counter
+        refused, counter = first.cluster.refused, life.counter
         first.cluster.receive(second.address, wrong.seal(SECRET), now)
-        assert (first.cluster.refused, heard.counter) == (refused + 1, counter)
+        assert (first.cluster.refused, life.counter) == (refused + 1, counter)
     refused = first.cluster.refused
     first.cluster.receive(second.address, hello.seal(SECRET), now)
     assert first.cluster.refused == refused
@@ -266,6 +270,142 @@ def test_what_was_said_to_another_life_or_twice_does_not_count() -> None:
     assert first.cluster.refused == refused + 1
     first.cluster.receive(Endpoint("10.9.9.9", 1), hello.seal(SECRET), now)
     assert first.cluster.refused == refused + 2
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+@pytest.mark.parametrize("source", ["its own", "another's"])
+def test_what_a_member_told_is_not_believed_again_when_it_is_forgotten(dropped: bool, source: str) -> None:
+    world = Shared.up()
+    first, second, third = world.joined
+    cluster, now = second.cluster, second.machine.now
+    told = overheard(world, first, second)
+    assert {message.kind for message in told} == {HELLO, STATE}
+    (base,) = cluster._taken
+    if dropped:  # by a store, where its registration ended
+        cluster.set_others([third.address], now + 20.0)
+        cluster.set_others([first.address, third.address], now + 30.0)
+    cluster.handle_timer(now + 700.0)
+    assert not cluster.has(base)
+    # Said again; and messages that were sent with these, and kept from arriving until now.
+    withheld = [replace(message, counter=message.counter + 100_000) for message in told]
+    at = first.address if source == "its own" else third.address
+    for message in told + withheld:
+        cluster.receive(at, message.seal(SECRET), now + 700.0)
+        assert not cluster.has(base)
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_a_member_that_was_cut_off_is_told_everything_and_believed_again(dropped: bool) -> None:
+    world = Shared.up()
+    first, second, third = world.joined
+    world.cut.add(first)
+    world.pass_s(5.0)
+    cluster = second.cluster
+    life = next(each.life for each in cluster.members if each.address == first.address)
+    if dropped:
+        cluster.set_others([third.address], second.machine.now)
+        cluster.set_others([first.address, third.address], second.machine.now)
+    cluster._taken.clear()
+    world.cut.clear()
+    first.cluster.tell([world.client.identity.public])
+    world.pass_s(2.0)
+    again = next(each for each in cluster.members if each.address == first.address)
+    assert (again.life, again.number, again.untold) == (life, 1, {})
+    assert cluster._taken, "what it tells is news"
+
+
+def overheard(world: Shared, teller: Joined, listener: Joined) -> list[Message]:
+    """What a member says to another while it tells of its sessions."""
+    said: list[Message] = []
+    receive = listener.cluster.receive
+
+    def overhear(source: Endpoint, data: bytes, now: float) -> None:
+        message = Message.open(SECRET, data)
+        assert message is not None
+        if source == teller.address and message.to == listener.cluster._life:
+            said.append(message)
+        receive(source, data, now)
+
+    listener.cluster.receive = overhear  # type: ignore[method-assign]
+    teller.cluster.tell([world.client.identity.public])
+    world.pass_s(1.5)
+    listener.cluster.receive = receive  # type: ignore[method-assign]
+    return said
+
+
+def test_clocks_that_drift_and_machines_that_pause_are_believed() -> None:
+    world = Shared.up()
+    first, second, _ = world.joined
+    state = next(message for message in overheard(world, first, second) if message.kind == STATE)
+    cluster, now = second.cluster, second.machine.now
+    sent_ms = int.from_bytes(state.body[1:8], "big")
+    refused = cluster.refused
+    for hours in range(1, 100):  # of each the sender's clock misses six minutes
+        behind = sent_ms + hours * 3_240_000
+        body = state.body[:1] + behind.to_bytes(7, "big") + state.body[8:]
+        message = replace(state, counter=state.counter + 1000 * hours, body=body)
+        cluster.receive(first.address, message.seal(SECRET), now + hours * 3600.0)
+    assert cluster.refused == refused
+
+
+def test_a_member_says_why_another_does_not_count() -> None:
+    world = Shared.up()
+    first, second, _ = world.joined
+    heard = next(each for each in first.cluster.members if each.address == second.address)
+    for number, of, words in ((2, 4, "of = 4, this machine 3"), (1, SERVERS, "number 1"), (9, SERVERS, "9 of 3")):
+        wrong = Message(HELLO, number, of, bytes(16), NO_LIFE, 0, bytes(4))
+        first.cluster.receive(second.address, wrong.seal(SECRET), first.machine.now)
+        assert words in heard.mistake
+    world.pass_s(1.5)
+    assert heard.mistake == ""
+
+
+class Untold:
+    """The sessions of a node that has so many peers and no session."""
+
+    def __init__(self, peers: int) -> None:
+        self.peers = [Identity.from_seed(number.to_bytes(32, "big")).public for number in range(peers)]
+
+    def share(self, public_key: PublicKey, *_: object) -> Handover:
+        return Handover(self.peers[0], public_key, 1, 1, (), ())
+
+    def absorb(self, handover: Handover) -> None:
+        """Nothing."""
+
+    def inject(self, datagram: bytes) -> None:
+        """Nothing."""
+
+    def bases(self) -> set[bytes]:
+        return set()
+
+
+@pytest.mark.parametrize("acknowledges", [True, False])
+def test_a_member_is_told_of_many_peers_as_it_acknowledges_and_of_each_once_a_second(
+    acknowledges: bool,
+) -> None:
+    sessions = Untold(200)
+    here, there = (Endpoint("10.8.0.1", 1), Endpoint("10.8.0.2", 1))
+    one = Cluster(SECRET, 1, 2, 0, [there], b"1" * 16, sessions)
+    two = Cluster(SECRET, 2, 2, 0, [here], b"2" * 16, sessions)
+    one.set_peers(sessions.peers)
+    two.set_peers(sessions.peers if acknowledges else ())
+    told: Counter[PublicKey] = Counter()
+    for tenth in range(20):  # asked more often than is due, as with a store
+        now = 100.0 + tenth / 10
+        for _ in range(12):
+            for cluster in (one, two):
+                cluster.handle_timer(now)
+            for _, data in one.take():
+                message = Message.open(SECRET, data)
+                if message is not None and message.kind == STATE:
+                    told[Handover.decode(message.body[16:], sessions=0, k=0).peer] += 1
+                two.receive(here, data, now)
+            for _, data in two.take():
+                one.receive(there, data, now)
+        if tenth == 0 and acknowledges:
+            assert one.members[0].untold == {}
+    assert set(told.values()) == ({1} if acknowledges else {2})
+    assert len(told) == (200 if acknowledges else 64)
 
 
 def foreign(shard: int, counter: int = 0, *, control: bool = False) -> bytes:
@@ -321,4 +461,4 @@ def test_only_data_of_a_member_that_is_known_and_for_this_life_is_taken() -> Non
     for copies in (1, 2):  # what is in it counts once by its own window, so it may be late
         first.cluster.receive(second.address, good.seal(SECRET), now)
         assert first.cluster.received == copies
-    assert heard.counter > 0, "and what the members say goes on from where it was"
+    assert first.cluster._lives[heard.life].counter > 0, "and what the members say goes on from where it was"

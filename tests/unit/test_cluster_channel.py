@@ -127,6 +127,12 @@ def test_show_says_in_words_who_the_members_are() -> None:
     words = _cluster(shown)
     assert words.startswith("2 of 8, shards 16 to 17; 1 at 10.8.0.1:5 up; 3 at 10.8.0.3:5 silent for ")
     assert words.endswith("; 10.8.0.4:5 never heard")
+    wrong = ClusterMember(
+        address="10.8.0.5:5", member=None, state="silent", last_heard_s=None, behind=0, mistake="it has of = 4"
+    )
+    assert _cluster(Cluster(member=2, of=8, shards=1, members=[wrong])).endswith(
+        "; 10.8.0.5:5 does not count, for it has of = 4"
+    )
     strayed = _cluster(Cluster(member=1, of=2, shards=1, forwarded=35))
     assert strayed == "1 of 2, shard 0; 35 packets of others forwarded, 0 own got from them"
     assert _cluster(Cluster(draining=True)) == "draining"

@@ -150,6 +150,18 @@ def test_but_it_does_when_nobody_else_answers(restarted: bool) -> None:
     assert sessions(world.old) >= 1
 
 
+def test_a_client_that_restarts_twice_and_is_answered_by_the_new_machine_stays_there() -> None:
+    world = Shared.up()
+    world.talk(70.0)
+    world.move(world.old, world.new)
+    world.wait(lambda: sessions(world.old) == 0, 6.0)
+    for _ in range(2):
+        world.client.restart(keep_record=True, bye=True)
+        world.pass_s(15.0)
+        assert world.serves(world.new)
+        assert sessions(world.old) == 0
+
+
 @pytest.mark.parametrize("forgotten", [True, False])
 def test_it_goes_back_and_forth(forgotten: bool) -> None:
     world = Shared.up()

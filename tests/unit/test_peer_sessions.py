@@ -265,6 +265,15 @@ def test_rekey_is_due_by_age_by_wear_and_again_when_the_new_session_stays_unhear
     assert bench.association.rekey_at() == 244.0
 
 
+def test_a_session_under_which_many_shards_were_heard_is_renewed_but_not_without_end() -> None:
+    bench = Bench()
+    session = bench.establish(10, 0.0)
+    session.heard.add(1)
+    for first in range(16, 16 * 14, 16):
+        session.hear_run(Run(first, 4))
+    assert bench.association.rekey_at() == 30.0, "the next one will have heard as many at once"
+
+
 def sealed(session: Session, counter: int, *, source: int = 0, key: bytes | None = None) -> bytes:
     """A control packet of the peer's."""
     sealer = Sealer(session.keys.rx_control if key is None else key)

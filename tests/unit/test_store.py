@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from itertools import count
 
 import pytest
 
+from centipede.cluster.directory import Directory, StorePlan
 from centipede.cluster.etcd import Etcd, StoreError
 from centipede.cluster.grants import Grants, lives, slot
 from centipede.cluster.record import Sealer, open_record
@@ -322,3 +325,33 @@ def test_a_record_is_good_under_its_own_name_only() -> None:
     assert open_record(SECRET, "members/1", sealed) == (bytes([1]) * 16, b"body")
     assert open_record(SECRET, "members/2", sealed) is None
     assert open_record(bytes(32), "members/1", sealed) is None
+
+
+def test_a_member_with_much_to_put_stays_registered(endpoint: str, memory: Memory) -> None:
+    clock = count(step=0.3)  # of each record: as if the store were slow
+    registry = Registry(SECRET, 1, OF, 0, Endpoint("10.8.0.1", 5), bytes(16), SESSION_LIFE_S)
+    with closing(Etcd([endpoint], None)) as etcd:
+        keeper = Keeper(etcd, "/t/", registry.name, registry.registration, registry.is_own, lambda: next(clock))
+        store = keeper.round({}).store
+        waiting = {f"sessions/{n}/1": Left(f"sessions/{n}/1", store, b"x") for n in range(20)}
+        left = [len(waiting)]
+        while waiting:
+            leases = len(memory.leases)
+            assert keeper.round(waiting).members, "and it is registered all the while"
+            left.append(len(waiting))
+            assert len(memory.leases) == leases + 1, "one lease for what is put in one round"
+    assert left == [20, 16, 12, 8, 4, 0]
+
+
+def test_members_that_count_in_other_numbers_share_nothing_in_a_store(endpoint: str, memory: Memory) -> None:
+    plan = StorePlan((endpoint,), "/t", None, SESSION_LIFE_S, lambda: WALL_NS)
+    places: set[bytes] = set()
+    for of in (4, 5):
+        directory = Directory(plan, SECRET, 1, of, 0, Endpoint("10.8.0.1", of), bytes([of]) * 16)
+        with closing(directory):
+            deadline = time.monotonic() + 20.0
+            while not (there := {key for key in memory.keys if key.endswith(b"/members/1")} - places):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        places |= there
+    assert len(places) == 2
