@@ -350,6 +350,8 @@ class Cluster:
                 del member.untold[public_key]
                 member.telling.pop(public_key, None)
             else:
+                # to the end, so that those which it does not acknowledge leave the others their turn
+                member.untold[public_key] = member.untold.pop(public_key)
                 member.telling[public_key] = revision
                 head = len(handover.sessions) << _SENT_BITS | int(now * 1e3)
                 self._send(member, STATE, _STATE.pack(head, revision) + handover.encode())
