@@ -272,7 +272,7 @@ class Daemon:
         if self._next_timer <= now:
             self._node.handle_timer(now, self._wall_ns())
         if self._channel is not None and self._channel.next_timer <= now:
-            self._channel.handle_timer([peer.spec.public_key for peer in self._config.peers], now)
+            self._channel.handle_timer((peer.spec.public_key for peer in self._config.peers), now)
         self._carry_out()
         if self._names.next_timer <= now:
             self._names.handle_timer(now, self._silent_names(now))

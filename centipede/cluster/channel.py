@@ -41,7 +41,7 @@ class Channel:
         self._sessions: _Sessions | None = None
         self.directory: Directory | None = None
         """Who tells of the other members, if they are not configured."""
-        self._look_at = float("inf")
+        self._look_at = float("-inf")
         family = socket.AF_INET if listen.version == 4 else socket.AF_INET6
         self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
@@ -97,6 +97,7 @@ class Channel:
         node.set_forwarding()
         secret = identity.derive(_PURPOSE)
         life = random(LIFE_BYTES)
+        self._look_at = float("-inf")
         most_lives = None if store is None else lives(of) // 2
         self._cluster = Cluster(secret, member, of, k, others, life, self._sessions, most_lives)
         if store is not None:
@@ -125,7 +126,9 @@ class Channel:
 
     @property
     def next_timer(self) -> float:
-        return float("inf") if self._cluster is None else min(self._cluster.next_timer, self._look_at)
+        if self._cluster is None:
+            return float("inf")
+        return self._cluster.next_timer if self.directory is None else min(self._cluster.next_timer, self._look_at)
 
     def receive(self, now: float) -> None:
         """Take what came."""
@@ -141,16 +144,17 @@ class Channel:
         self._flush()
 
     def handle_timer(self, peers: Iterable[PublicKey], now: float) -> None:
-        """Do what is due; ``peers`` are all that the node serves."""
+        """Do what is due; ``peers`` are all that the node serves, and looked at a few times a second at most."""
         if self._cluster is None or self._sessions is None:
             return
         self._sessions.now = now
-        peers = set(peers)
-        self._cluster.set_outer(self._sessions.node.announced)
-        self._cluster.set_peers(peers)
-        if self.directory is not None:
-            self.directory.handle_timer(self._cluster, peers, self._sessions.made_here, now)
+        if now >= self._look_at:
             self._look_at = now + _LOOK_S
+            served = set(peers)
+            self._cluster.set_outer(self._sessions.node.announced)
+            self._cluster.set_peers(served)
+            if self.directory is not None:
+                self.directory.handle_timer(self._cluster, served, self._sessions.made_here, now)
         self._cluster.handle_timer(now)
         self._flush()
 

@@ -14,8 +14,10 @@ sender's that counted; a session is taken over once in a life.
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Protocol
 
 from centipede.cluster.grants import Grants, owner
@@ -39,17 +41,15 @@ _FORGET_S = 600.0
 """Longer than any session lives."""
 _MOST_LIVES = 65536
 """Lives that are remembered. It would take as many restarts until one could be played again."""
-_MOST_DELAY_S = 120.0
-"""A state that took so much longer than another of that life is no news; less than _FORGET_S by a session's life."""
-_DRIFT = 0.1
-"""Two clocks differ by as much of the time that passes; pauses of a machine are in it."""
+_NEWS_S = 120.0
+"""A state that was sent longer ago does not count; less than _FORGET_S by a session's life."""
 FORWARDS_PER_S = 5000
 FORWARDS_AT_ONCE = 1000
 """Data that goes on to other members: what comes while a client learns whose an address is now, not all there is."""
 
-_HELLO = struct.Struct(">BBxx")
+_HELLO = struct.Struct(">BBH")
 _STATE = struct.Struct(">QQ")
-_SENT_BITS = 56
+_HEARD_BITS = 56
 _ACK = struct.Struct(f">Q{KEY_BYTES}s")
 
 
@@ -82,6 +82,8 @@ class Member:
     k: int = 0
     outer: tuple[Endpoint, ...] = ()
     """Where peers may find it."""
+    generation: int = 0
+    """Another after it got further peers."""
     heard_at: float = float("-inf")
     untold: dict[PublicKey, int] = field(default_factory=dict)
     """Peers whose state it has not acknowledged, with the revision that it must."""
@@ -90,29 +92,6 @@ class Member:
     mistake: str = ""
     """Why nothing that it says counts, in words."""
     answered_at: float = float("-inf")
-
-
-@dataclass(slots=True)
-class _Life:
-    """One life of another member, remembered when the member is gone: what it said is not to count again."""
-
-    number: int
-    counter: int = -1
-    """Of its last message that counted."""
-    over: bool = False
-    """Whether the member has begun another."""
-    behind_s: float = float("inf")
-    """By how much its clock, and the way here, put a state behind this clock; the least of late."""
-    measured_at: float = 0.0
-    """When that was."""
-
-    def is_news(self, sent_s: float, now: float) -> bool:
-        """Whether a state was sent lately. What was taken over, and is forgotten, must not be taken over again."""
-        behind_s = now - sent_s
-        expected_s = self.behind_s + _DRIFT * (now - self.measured_at)
-        if behind_s <= expected_s:
-            self.behind_s, self.measured_at = behind_s, now
-        return behind_s <= expected_s + _MOST_DELAY_S
 
 
 class Cluster:
@@ -157,8 +136,14 @@ class Cluster:
         self._hello_at = float("-inf")
         self._taken: dict[bytes, float] = {}
         """Bases of sessions taken over in this life, and when."""
-        self._lives: dict[bytes, _Life] = {}
-        """All that were heard in this one, in order."""
+        self._lives: dict[bytes, int] = {}
+        """All that were heard in this one, in order, with the counter of their last message that counted.
+
+        They are remembered when the member is gone: what it said is not to count again.
+        """
+        self._generation = 0
+        self._noted: deque[tuple[float, int]] = deque()
+        """This one's counter, each second of the last _NEWS_S."""
         self._datagrams: list[tuple[Endpoint, bytes]] = []
 
     def set_outer(self, addresses: Sequence[Endpoint]) -> None:
@@ -170,7 +155,13 @@ class Cluster:
 
     def set_peers(self, peers: Iterable[PublicKey]) -> None:
         """Say whom this member serves."""
-        self._peers = set(peers)
+        before, self._peers = self._peers, set(peers)
+        for member in self.members:
+            for public_key in before - self._peers:
+                member.untold.pop(public_key, None)
+        if self._peers - before:
+            self._generation = self._generation + 1 & 0xFFFF
+            self._hello_at = self.next_timer = float("-inf")
 
     def set_others(self, others: Sequence[Endpoint], now: float) -> None:
         """Say where the others are. Those that are heard stay in any case."""
@@ -229,15 +220,17 @@ class Cluster:
             return
         body = message.body
         if message.kind == HELLO and len(body) >= _HELLO.size:
-            k, count = _HELLO.unpack_from(body)
+            k, count, generation = _HELLO.unpack_from(body)
             if k <= LARGEST_K and len(body) == _HELLO.size + count * ADDRESS_BYTES and count <= MOST_ADDRESSES:
                 found = (decode_address(body, _HELLO.size + n * ADDRESS_BYTES) for n in range(count))
-                self._hear(member, message, k, tuple(each for each in found if each is not None), now)
+                outer = tuple(each for each in found if each is not None)
+                self._hear(member, message, k, outer, generation, now)
         elif message.kind == STATE and len(body) >= _STATE.size:
             self._take(member, body, now)
         elif message.kind == ACK and len(body) == _ACK.size:
             revision, raw = _ACK.unpack(body)
-            for public_key in [key for key, due in member.untold.items() if key.raw == raw and due <= revision]:
+            public_key = PublicKey(raw)
+            if member.untold.get(public_key, revision + 1) <= revision:
                 del member.untold[public_key]
                 member.telling.pop(public_key, None)
             if len(member.telling) < len(member.untold):  # there is room for others
@@ -251,6 +244,10 @@ class Cluster:
             self._hello_at = now + HELLO_S
             self._taken = {base: at for base, at in self._taken.items() if now < at + _FORGET_S}
             self._grants.keep(self._sessions.bases())
+            self._counter += 1  # also with nobody there to say it to
+            self._noted.append((now, self._counter))
+            while self._noted[0][0] <= now - _NEWS_S:
+                self._noted.popleft()
             for member in self.members:
                 self._greet(member)
                 member.telling.clear()
@@ -272,8 +269,7 @@ class Cluster:
         if (reason := self._mistake(message)) is not None:
             member.mistake = reason
             return False
-        known = self._lives.get(message.life)
-        if known is not None and (known.over or message.counter <= known.counter):
+        if message.counter <= self._lives.get(message.life, -1):
             return False
         if message.to != self._life:  # it does not know us yet, or this is old: only who answers is believed
             if message.kind == HELLO and now >= member.answered_at + _ANSWER_GAP_S:
@@ -285,8 +281,8 @@ class Cluster:
         member.mistake = ""
         if message.life == member.life:
             member.heard_at = now
-        if known is not None:
-            known.counter = message.counter
+        if message.life in self._lives:
+            self._lives[message.life] = message.counter
         return True
 
     def _mistake(self, message: Message) -> str | None:
@@ -297,30 +293,30 @@ class Cluster:
             return f"it has number {message.member}, as this machine: give each its own"
         return None if 1 <= message.member <= self.of else f"it has number {message.member} of {message.of}"
 
-    def _hear(self, member: Member, message: Message, k: int, outer: tuple[Endpoint, ...], now: float) -> None:
+    def _hear(
+        self, member: Member, message: Message, k: int, outer: tuple[Endpoint, ...], generation: int, now: float
+    ) -> None:
         member.heard_at = now
         fresh = message.life != member.life
-        if fresh:
-            self._begin(member, message)
-        if fresh or outer != member.outer:
-            member.number, member.life, member.k, member.outer = message.member, message.life, k, outer
+        if fresh or (outer, generation) != (member.outer, member.generation):
+            member.number, member.life, member.k = message.member, message.life, k
+            member.outer, member.generation = outer, generation
             self._revision += 1
             member.untold = dict.fromkeys(self._peers, self._revision)
             member.telling.clear()
             self._hello_at = self.next_timer = float("-inf")
-
-    def _begin(self, member: Member, message: Message) -> None:
-        """A member has begun a life, or is one that was gone: what it was before is over."""
-        for life, known in self._lives.items():
-            known.over = known.over or life == member.life or (known.number == message.member and life != message.life)
-        self._lives.setdefault(message.life, _Life(message.member)).counter = message.counter
-        if len(self._lives) > _MOST_LIVES:
-            del self._lives[next(life for life, known in self._lives.items() if known.over)]
+        if fresh:
+            self._lives[message.life] = message.counter
+            if len(self._lives) > _MOST_LIVES:
+                present = {each.life for each in self.members}
+                del self._lives[next(life for life in self._lives if life not in present)]
 
     def _take(self, member: Member, body: bytes, now: float) -> None:
         head, revision = _STATE.unpack_from(body)
-        sessions = head >> _SENT_BITS
-        if not self._lives[member.life].is_news((head & (1 << _SENT_BITS) - 1) / 1e3, now):
+        sessions, heard = head >> _HEARD_BITS, head & (1 << _HEARD_BITS) - 1
+        # Sessions that were taken over are not remembered for ever: what was sent before, and heard or kept from
+        # arriving, must not be news then. No clocks are compared, for those of machines that pause drift apart.
+        if not self._noted or heard < self._noted[0][1]:
             self.refused += 1
             return
         try:
@@ -328,21 +324,20 @@ class Cluster:
         except HandoverError:
             self.refused += 1
             return
-        if handover.peer not in self._peers:  # not acknowledged: it may be configured here a little later
-            return
-        self.absorb(handover, now)
+        if handover.peer in self._peers:  # if it is configured later, all is told again
+            self.absorb(handover, now)
         self._send(member, ACK, _ACK.pack(revision, handover.peer.raw))
 
     def _greet(self, member: Member, to: bytes | None = None) -> None:
-        body = _HELLO.pack(self._k, len(self._outer)) + b"".join(map(encode_address, self._outer))
+        body = _HELLO.pack(self._k, len(self._outer), self._generation) + b"".join(map(encode_address, self._outer))
         self._send(member, HELLO, body, to)
 
     def _tell(self, member: Member, now: float) -> None:
         if member.number is None or not self.is_heard(member, now):
             return
-        waiting = [(key, due) for key, due in member.untold.items() if member.telling.get(key) != due]
-        room = _MOST_AT_ONCE - len(member.telling)
-        for public_key, revision in waiting[: max(room, 0)]:
+        room = max(0, _MOST_AT_ONCE - len(member.telling))
+        waiting = ((key, due) for key, due in member.untold.items() if member.telling.get(key) != due)
+        for public_key, revision in list(islice(waiting, room)):
             handover = self._sessions.share(
                 public_key, self._grants, member.number, member.life, member.k, member.outer
             )
@@ -353,7 +348,7 @@ class Cluster:
                 # to the end, so that those which it does not acknowledge leave the others their turn
                 member.untold[public_key] = member.untold.pop(public_key)
                 member.telling[public_key] = revision
-                head = len(handover.sessions) << _SENT_BITS | int(now * 1e3)
+                head = len(handover.sessions) << _HEARD_BITS | self._lives[member.life]
                 self._send(member, STATE, _STATE.pack(head, revision) + handover.encode())
 
     def _send(self, member: Member, kind: int, body: bytes, to: bytes | None = None) -> None:

@@ -82,6 +82,8 @@ class Keeper:
         Raises StoreError; the next round goes on where this one failed.
         """
         members = self._look()  # first: nothing of one store may be put into another
+        # Whoever took or removed it may have been the thread of a life before, which ended late.
+        self._registered = self._registered and members.get(self._name) == self._registration
         if not self._lease or not self._etcd.keep_alive(self._lease):
             self._registered = False
             self._lease = self._etcd.grant(LEASE_S)

@@ -343,6 +343,19 @@ def test_a_member_with_much_to_put_stays_registered(endpoint: str, memory: Memor
     assert left == [20, 16, 12, 8, 4, 0]
 
 
+def test_a_registration_that_a_life_before_took_with_it_is_made_anew(join: Join, memory: Memory) -> None:
+    before = join(1, 1)
+    before.round()
+    now = join(1, 2)
+    now.round()
+    memory.expire(before.keeper._lease)
+    before.round()  # its thread ends late, and its registration is of the same machine
+    before.keeper.leave()
+    now.round()
+    now.round()
+    assert now.view.members == {now.registry.name: now.registry.registration}
+
+
 def test_members_that_count_in_other_numbers_share_nothing_in_a_store(endpoint: str, memory: Memory) -> None:
     plan = StorePlan((endpoint,), "/t", None, SESSION_LIFE_S, lambda: WALL_NS)
     places: set[bytes] = set()
