@@ -261,11 +261,12 @@ class Association:
         times += [self._fades_at(one) for one in self.sending]
         return min((at for at in times if at > now), default=float("inf"))
 
-    def speaking(self, now: float) -> list[Session]:
-        """The sessions heartbeats go under, newest first.
+    def speaking(self, now: float, path: int) -> list[Session]:
+        """The sessions heartbeats go under on a path (its number), newest first.
 
-        The current one; the one before it as long as the current one is young; and those data is sent under, since
-        nobody knows whether the peer ever got to confirm the current one.
+        The current one; the one before it as long as the current one is young; those data is sent under, since nobody
+        knows whether the peer ever got to confirm the current one; and that which the machine there was heard under,
+        for it may have no other, though no data is sent to it.
         """
         if not self.established:
             return []
@@ -273,7 +274,8 @@ class Association:
         speaking = [current]
         if len(self.established) > 1 and now < _established(current) + self._timing.overlap_s:
             speaking.append(self.established[1])
-        speaking += [session for session in self.established if session in self.sending and session not in speaking]
+        others = {session.number for session in (*self.sending, self.known_on(path)) if session is not None}
+        speaking += [each for each in self.established if each.number in others and each not in speaking]
         return speaking
 
     def hear(self, session: Session, path: int, now: float, lull_s: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -33,11 +33,15 @@ class _Open:
     """An offer nobody has answered yet."""
 
     offer: bytes
-    until: float
+    made: float
     one_time: bytearray = field(repr=False)
 
     def erase(self) -> None:
         self.one_time[:] = bytes(KEY_BYTES)
+
+    @property
+    def until(self) -> float:
+        return self.made + OFFER_LIFE_S
 
 
 class Migration:
@@ -59,7 +63,7 @@ class Migration:
         one_time = bytearray(self._random(KEY_BYTES))
         public = X25519PrivateKey.from_private_bytes(one_time).public_key().public_bytes_raw()
         offer = Offer(k, name, public, self._identity.public, tuple(addresses[:MOST_ADDRESSES])).encode(self._identity)
-        self._open[name] = _Open(offer, now + OFFER_LIFE_S, one_time)
+        self._open[name] = _Open(offer, now, one_time)
         return offer
 
     def read(self, data: bytes) -> Offer:
@@ -70,7 +74,7 @@ class Migration:
                 f"this offer is of the identity {offer.importer.short} and not of {self._identity.public.short}; "
                 "both machines need the same private key"
             )
-        if offer.import_id in self._open:
+        if offer.import_id in (*self._open, *self._used, *self._expired):
             raise HandoverError("this offer was made here; it is for the machine that has the session now")
         return offer
 
@@ -79,7 +83,10 @@ class Migration:
         return Export(handover, move).seal(offer, self._identity, self._random(KEY_BYTES))
 
     def open(self, data: bytes, now: float) -> Export:
-        """What was exported to an offer made here; the offer is used up. Raises HandoverError, nothing else."""
+        """What was exported to an offer made here; the offer is used up. Raises HandoverError, nothing else.
+
+        The sessions in it are older by the time since the offer: in no case younger than the peer holds them to be.
+        """
         self.expire(now)
         name = import_id(data)
         if name in self._used:
@@ -98,7 +105,9 @@ class Migration:
         waiting.erase()
         del self._open[name]
         self._used.append(name)
-        return export
+        older_s = now - waiting.made
+        sessions = tuple(replace(each, age_s=each.age_s + older_s) for each in export.handover.sessions)
+        return replace(export, handover=replace(export.handover, sessions=sessions))
 
     def expire(self, now: float) -> None:
         """Erase what is too old."""

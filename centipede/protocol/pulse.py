@@ -101,7 +101,7 @@ class Pulse:
         next_in_s = min(interval_s, limit_s)
         path.answer_owed = False
         path.next_beat = now + next_in_s
-        for session in self._association.speaking(now):
+        for session in self._association.speaking(now, path.number):
             if not path.affords(BEAT_BYTES):
                 break
             self._say(path, session, now, next_in_s=next_in_s, answer_now=answer_now, bye=bye)

@@ -82,8 +82,8 @@ class Timing:
     """A peer that another machine took over is left when there was no data for this long."""
     linger_s: float = 1.0
     """And what was under way to it when it was left is delivered for this long."""
-    taken_over_s: float = 30.0
-    """One that still sends data here after this long was not taken over."""
+    taken_over_s: float = 35.0
+    """One that still sends data here after this long was not taken over: an offer's life, and until it is left."""
     new_s: float = 3.0
     """Life of a path to an unknown address that answers no challenge."""
 

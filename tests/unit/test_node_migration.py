@@ -57,6 +57,10 @@ class Shared(World):
             self.pass_s(0.01)
         return self.clock.now - began
 
+    def used(self) -> set[str]:
+        """Hosts that the client sends to."""
+        return {path.remote.host for plan in self.client.engine.table.peers[0].plans for path in plan.paths}
+
     def talk(self, seconds: float, *, back: Machine | None = None) -> None:
         """Packets each 20 ms for so long, to the client from ``back``."""
         self.send_packets(self.client, 0.02, self.clock.now + seconds)
@@ -369,6 +373,69 @@ def test_what_cannot_be_imported_is_said_and_changes_nothing() -> None:
     world.import_(new, data)
     assert "once" in refusal(lambda: new.node.import_(data, now))
     assert sessions(new) == 1
+
+
+@pytest.mark.parametrize("drained", [True, False])
+def test_a_machine_with_a_session_of_its_own_is_used_again_after_a_moment(drained: bool) -> None:
+    """After a join each machine renews for itself, so the client has a session with each."""
+    world = Shared.up(timing=Timing(rekey_s=20.0, rekey_fallback_s=25.0, reject_s=32.0))
+    world.talk(90.0)
+    world.import_(world.new, world.export(world.old, world.new.node.offer(world.new.now), move=False))
+    world.pass_s(60.0)
+    everybody = {each.uplinks[0].local.host for each in (world.old, world.new)}
+    assert world.used() == everybody
+    for machine in (world.old, world.new):
+        ways = {("192.0.1.1", machine.uplinks[0].local.host), (machine.uplinks[0].local.host, "192.0.1.1")}
+        if drained:
+            machine.drain(True)
+            world.pass_s(3.0)
+            machine.drain(False)
+        else:
+            world.blocked |= ways
+            world.pass_s(1.0)
+            world.blocked -= ways
+        assert world.used() != everybody
+        world.wait(lambda: world.used() == everybody, 2.0)
+
+
+@pytest.mark.parametrize("after_s", [27.0, 28.5, 29.9])
+def test_an_import_in_the_last_moment_leaves_one_owner(after_s: float) -> None:
+    world = Shared.up()
+    world.talk(70.0)
+    data = world.export(world.old, world.new.node.offer(world.new.now))
+    world.pass_s(after_s)
+    world.import_(world.new, data)
+    world.pass_s(25.0)
+    assert world.serves(world.new)
+    assert (sessions(world.old), sessions(world.new)) == (0, 1)
+
+
+@pytest.mark.parametrize("fate", ["open", "used", "expired"])
+def test_nobody_exports_to_an_offer_of_his_own(fate: str) -> None:
+    world = Shared.up()
+    offer = world.old.node.offer(world.old.now)
+    if fate == "used":
+        world.move(world.old, world.new)
+        world.pass_s(1.0)
+        offer = world.old.node.offer(world.old.now)
+        world.import_(world.old, world.export(world.new, offer))
+    world.pass_s(31.0 if fate == "expired" else 1.0)
+    key = world.client.identity.public
+    assert "made here" in refusal(lambda: world.old.node.export(key, offer, world.old.now, move=True))
+    assert world.old.record is None or not world.old.record.moved
+
+
+def test_a_session_is_no_younger_for_the_importer_than_for_the_peer() -> None:
+    world = Shared.up()
+    world.pass_s(10.0)
+    offer = world.new.node.offer(world.new.now)
+    data = world.export(world.old, offer, move=False)
+    world.pass_s(25.0)
+    world.import_(world.new, data)
+    ages = [each.node.status(each.now).peers[0].session.age_s for each in (world.client, world.new)]
+    assert ages[0] is not None
+    assert ages[1] is not None
+    assert ages[0] <= ages[1] < ages[0] + 1.0
 
 
 def test_an_offer_is_good_for_a_while_and_its_key_is_erased() -> None:

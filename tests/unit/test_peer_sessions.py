@@ -232,7 +232,7 @@ def test_no_session_no_choice() -> None:
     bench = Bench()
     bench.association.add_pending(bench.session(10, ours=False))
     assert bench.choose({1}, 0.0) is None
-    assert bench.association.speaking(0.0) == []
+    assert bench.association.speaking(0.0, 1) == []
     assert bench.association.rekey_at() == float("inf")
 
 
@@ -241,14 +241,16 @@ def test_heartbeats_go_under_both_sessions_for_a_while_and_longer_while_the_new_
     old = bench.establish(10, 0.0)
     old.heard.add(1)
     bench.choose({1}, 50.0)
-    assert bench.association.speaking(50.0) == [old]
+    assert bench.association.speaking(50.0, 1) == [old]
     new = bench.establish(20, 100.0)
-    assert bench.association.speaking(101.9) == [new, old]
+    assert bench.association.speaking(101.9, 1) == [new, old]
     bench.choose({1}, 150.0)
-    assert bench.association.speaking(150.0) == [new, old], "the peer may never have got to confirm the new one"
+    assert bench.association.speaking(150.0, 1) == [new, old], "the peer may never have got to confirm the new one"
     new.heard.add(1)
     bench.choose({1}, 151.0)
-    assert bench.association.speaking(151.0) == [new]
+    assert bench.association.speaking(151.0, 1) == [new]
+    old.heard.add(2)
+    assert bench.association.speaking(151.0, 2) == [new, old], "another machine, which may have no other"
 
 
 def test_rekey_is_due_by_age_by_wear_and_again_when_the_new_session_stays_unheard() -> None:
