@@ -431,6 +431,18 @@ def member_undrain(target: tuple[Path, str]) -> None:
 def member_leave(target: tuple[Path, str]) -> None:
     """Drain, wait until no peer has sent data here for three seconds, and stop the tunnel."""
     _request(*target, MemberDrain(draining=True), list)
+    try:
+        _wait_until_left(target)
+    except KeyboardInterrupt:
+        click.echo(f"still draining: 'centipede member {target[1]} undrain' takes that back", err=True)
+        raise
+    with ControlClient(*target) as client:
+        client.request(Stop())
+        client.wait_ended()
+
+
+def _wait_until_left(target: tuple[Path, str]) -> None:
+    """Until no peer has sent data for a while. Raises ControlError if they go on, or the member is to stay."""
     began = quiet = time.monotonic()
     seen = -1
     while time.monotonic() < quiet + _LEFT_AFTER_S:
@@ -440,13 +452,13 @@ def member_leave(target: tuple[Path, str]) -> None:
                 f"goes on, draining; see 'centipede show {target[1]}', and 'centipede member {target[1]} undrain' or "
                 f"'centipede down {target[1]}'"
             )
-        received = sum(each.rx_packets for each in _ask(*target).peers)
+        shown = _ask(*target)
+        if shown.cluster is None or not shown.cluster.draining:
+            raise ControlError(f"the tunnel goes on: meanwhile somebody said 'centipede member {target[1]} undrain'")
+        received = sum(each.rx_packets for each in shown.peers)
         if received != seen:
             seen, quiet = received, time.monotonic()
         time.sleep(_LOOK_EACH_S)
-    with ControlClient(*target) as client:
-        client.request(Stop())
-        client.wait_ended()
 
 
 def _is_reached(target: tuple[Path, str], name: str) -> bool:

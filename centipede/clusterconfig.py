@@ -76,6 +76,10 @@ def check_cluster(table: ClusterTable, place: Place, directory: Path) -> Cluster
     member = place.within("member", table.member, range(1, of + 1))
     listen = place.parse("listen", table.listen, _channel)
     store = _store(table, place, directory)
+    if store is not None and "%" in listen.host:
+        place.fail(
+            "listen", f"{listen} is good on one link only, and a store has no place for that; name another address"
+        )
     if table.members is None and store is None:
         place.fail("members", f"is missing; add {EXAMPLES['members']}")
     if table.members is not None and store is not None:

@@ -33,7 +33,7 @@ from centipede.control import messages
 from centipede.control.client import socket_path
 from centipede.control.server import ControlServer
 from centipede.engine.contract import Engine
-from centipede.errors import CentipedeError, ControlError, HostError
+from centipede.errors import CentipedeError, ControlError, HandoverError, HostError
 from centipede.fields import Network
 from centipede.listening import Listening
 from centipede.names import Names
@@ -440,6 +440,8 @@ class Daemon:
                 return messages.Offered(offer=armour("offer", offer), seconds=OFFER_LIFE_S)
             case messages.SessionExport(peer=wanted, offer=text, join=join):
                 key = find_peer(self._config.peers, wanted).spec.public_key
+                if not join and (reason := self._state.save([])) is not None:
+                    raise HandoverError(f"that the session moved could not be remembered: {reason}; make room there")
                 export = self._node.export(key, unarmour("offer", text), time.monotonic(), move=not join)
                 self._carry_out()  # that the session moved is on disk before anybody has the text
                 return messages.Exported(export=armour("export", export))

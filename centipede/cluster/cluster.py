@@ -159,6 +159,7 @@ class Cluster:
         for member in self.members:
             for public_key in before - self._peers:
                 member.untold.pop(public_key, None)
+                member.telling.pop(public_key, None)
         if self._peers - before:
             self._generation = self._generation + 1 & 0xFFFF
             self._hello_at = self.next_timer = float("-inf")
@@ -335,7 +336,7 @@ class Cluster:
     def _tell(self, member: Member, now: float) -> None:
         if member.number is None or not self.is_heard(member, now):
             return
-        room = max(0, _MOST_AT_ONCE - len(member.telling))
+        room = _MOST_AT_ONCE - len(member.telling)
         waiting = ((key, due) for key, due in member.untold.items() if member.telling.get(key) != due)
         for public_key, revision in list(islice(waiting, room)):
             handover = self._sessions.share(

@@ -77,10 +77,12 @@ class Directory:
         wall_ns = self._wall_ns()
         registry = self._registry
         for seen in self._store.seen():
+            if seen.reason:
+                self._miss(seen.reason, now)
             if isinstance(seen, Gone):
-                self._miss(seen, now)
                 continue
-            self._find(now)
+            if not seen.reason:
+                self._find(now)
             before = registry.holder
             for handover in registry.take(seen, now, wall_ns):
                 if handover.peer in peers:
@@ -114,11 +116,11 @@ class Directory:
         self._untold.clear()
         self._store.leave(left)
 
-    def _miss(self, gone: Gone, now: float) -> None:
-        self.reason = gone.reason
+    def _miss(self, reason: str, now: float) -> None:
+        self.reason = reason
         if self.gone_since is None:
             self.gone_since = now
-            log.warning("store gone: %s; going on without it", gone.reason)
+            log.warning("store gone: %s; going on without it", reason)
 
     def _find(self, now: float) -> None:
         if self.gone_since is not None:

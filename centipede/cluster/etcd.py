@@ -1,6 +1,6 @@
 """Etcd: the few requests a member makes, by etcd's JSON gateway (https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway).
 
-Blocks, at most a few seconds at a time: for a thread of its own (store.py). Whatever goes wrong is a StoreError, and
+Blocks, at most a second or two at a time: for a thread of its own (store.py). Whatever goes wrong is a StoreError, and
 the next request goes to the next endpoint. Nothing that comes back is believed to be what was put; records are
 sealed (record.py).
 """
@@ -11,14 +11,17 @@ import base64
 import http.client
 import json
 import ssl
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-_TIMEOUT_S = 3.0
+_TIMEOUT_S = 1.5
+"""Of a request. Some of them, and a round's pause, fit into the lease of a registration (store.py)."""
 _LARGEST_BYTES = 1 << 24
 """Of an answer. A record has less than 2 KiB, and no request asks for more than MOST_RECORDS of them."""
+_PART_BYTES = 1 << 16
 MOST_RECORDS = 1024
 _REFUSALS = ("SSLV3_ALERT_BAD_CERTIFICATE", "TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_UNKNOWN_CA")
 """What a store says, by its age, to a member with a certificate of no use or with none."""
@@ -140,11 +143,20 @@ class Etcd:
         try:
             if self._connection is None:
                 self._connection = self._open(endpoint)
+            elif self._connection.sock is not None:
+                self._connection.sock.settimeout(_TIMEOUT_S)
+            until = time.monotonic() + _TIMEOUT_S
             _send(self._connection, path, json.dumps(body))
+            sock = self._connection.sock
+            sock.settimeout(_rest_s(until))
             response = self._connection.getresponse()
-            data = response.read(_LARGEST_BYTES + 1)
-            if len(data) > _LARGEST_BYTES:
-                raise ValueError("an answer beyond all measure")
+            data = bytearray()
+            while part := response.read1(_PART_BYTES):
+                data += part
+                if len(data) > _LARGEST_BYTES:
+                    raise ValueError("an answer beyond all measure")
+                sock.settimeout(_rest_s(until))
+            response.close()
             answer = json.loads(data)
             if response.status != http.HTTPStatus.OK:
                 raise ValueError(f"{response.status} {answer.get('error', '') if isinstance(answer, dict) else ''}")
@@ -162,6 +174,14 @@ class Etcd:
         if parts.scheme == "https":
             return http.client.HTTPSConnection(parts.netloc, timeout=_TIMEOUT_S, context=self._context)
         return http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT_S)
+
+
+def _rest_s(until: float) -> float:
+    """How long may still be waited. Raises TimeoutError."""
+    rest_s = until - time.monotonic()
+    if rest_s <= 0:
+        raise TimeoutError("timed out")
+    return rest_s
 
 
 def _send(connection: http.client.HTTPConnection, path: str, body: str) -> None:

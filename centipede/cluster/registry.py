@@ -30,7 +30,7 @@ RECORD_S = 240
 """Lease of a peer's record: longer than its sessions live."""
 GRANT_S = 600
 """Lease of a count: longer than the session can be found."""
-MOST_OFFERED = 4096
+MOST_OFFERED = 16384
 _MOST_PUBLISHED = 16384
 
 _SESSIONS = struct.Struct(">QB7x")
@@ -52,6 +52,8 @@ class View:
     """Registration under this member's number, if it is another's."""
     anew: bool = False
     """Whether everything is to be put, because this member was registered just now or the store is another."""
+    reason: str = ""
+    """Why it did not do all that it was asked, though it showed this."""
 
 
 @dataclass(slots=True)
@@ -137,9 +139,11 @@ class Registry:
     def claim(self, peers: Collection[PublicKey], has: Callable[[bytes], bool], now: float, wall_ns: int) -> list[str]:
         """Names of what to count: for sessions with these peers that nobody told so far (``has``, by base)."""
         claims = []
+        for base in [base for base in self._offered if has(base)]:  # there is room for others
+            del self._offered[base]
         for base, each in self._offered.items():
             due = not each.claimed and now >= each.since + GRACE_S and each.handover.peer in peers
-            if due and self.holder is None and not has(base) and not self._is_over(each, now, wall_ns):
+            if due and self.holder is None and not self._is_over(each, now, wall_ns):
                 each.claimed = True
                 name = f"grants/{blind(self._secret, 'session', base)}/{self._member}"
                 self._claims[name] = base

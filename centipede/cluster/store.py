@@ -79,11 +79,24 @@ class Keeper:
         """Look, keep the registration, put and count what was left. What is done is taken out of ``left``.
 
         What cannot be done within ``ROUND_S`` is for the next round, or the registration would end meanwhile.
-        Raises StoreError; the next round goes on where this one failed.
+        Raises StoreError if it shows nothing; the next round goes on where this one failed.
         """
         members = self._look()  # first: nothing of one store may be put into another
         # Whoever took or removed it may have been the thread of a life before, which ended late.
         self._registered = self._registered and members.get(self._name) == self._registration
+        store = self._born + self._losses.to_bytes(4, "big")
+        holder, reason = None, ""
+        try:
+            holder = self._keep_registered()
+            self._put(left, store)
+        except StoreError as error:  # as one that is full: what it shows is good all the same
+            reason = str(error)
+        view = View(store, members, tuple(self._found), tuple(self._grants), holder, self._anew, reason)
+        self._found, self._grants, self._anew = [], [], False
+        return view
+
+    def _keep_registered(self) -> bytes | None:
+        """Gives the registration of whoever has the member's number in its place."""
         if not self._lease or not self._etcd.keep_alive(self._lease):
             self._registered = False
             self._lease = self._etcd.grant(LEASE_S)
@@ -92,10 +105,12 @@ class Keeper:
             holder = self._register()
             if holder is None:
                 self._registered = self._anew = True
-        store = self._born + self._losses.to_bytes(4, "big")
+        return holder
+
+    def _put(self, left: dict[str, Left], store: bytes) -> None:
         until = self._clock() + ROUND_S
         records = counts = 0  # the leases of this round
-        for name, each in tuple(left.items()):
+        for name, each in sorted(left.items(), key=lambda item: item[1].value is not None):  # a claim is waited for
             if each.value is not None and each.store == store:
                 records = records or self._etcd.grant(RECORD_S)
                 self._etcd.put(self._prefix + name, each.value, records)
@@ -105,9 +120,6 @@ class Keeper:
             del left[name]
             if self._clock() >= until:
                 break
-        view = View(store, members, tuple(self._found), tuple(self._grants), holder, self._anew)
-        self._found, self._grants, self._anew = [], [], False
-        return view
 
     def leave(self) -> None:
         """Let the others see at once that this member is gone."""

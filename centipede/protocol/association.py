@@ -34,6 +34,8 @@ WORN_SOURCES = 192
 """Of the peer's shards heard, after which a new session is asked for."""
 _WORN_AFTER_S = 30.0
 """But not sooner: a dozen large machines have as many at once, under the next session too."""
+_FULL_AFTER_S = 5.0
+"""Nor sooner than this when one was refused."""
 MOST_FAILED_OPENS = 2**36
 """Forgeries after which a new session is asked for."""
 
@@ -77,6 +79,8 @@ class Session:
     """When it was heard on a path last, by control."""
     sources: list[Run] = field(default_factory=list)
     """The peer's runs heard under it."""
+    full: bool = False
+    """Whether there was no room for one."""
     spare: range = field(default=range(0))
     """Shards that this machine may grant to others."""
     made_here: bool = True
@@ -155,7 +159,9 @@ class Session:
         overlaps = any(
             run.first < other.first + other.size and other.first < run.first + run.size for other in self.sources
         )
-        if overlaps or sum(other.size for other in self.sources) + run.size > MOST_SOURCES:
+        full = sum(other.size for other in self.sources) + run.size > MOST_SOURCES
+        self.full = self.full or (full and not overlaps)
+        if overlaps or full:
             return False
         self.sources.append(run)
         return True
@@ -274,8 +280,8 @@ class Association:
         speaking = [current]
         if len(self.established) > 1 and now < _established(current) + self._timing.overlap_s:
             speaking.append(self.established[1])
-        others = {session.number for session in (*self.sending, self.known_on(path)) if session is not None}
-        speaking += [each for each in self.established if each.number in others and each not in speaking]
+        others = {*self.sending, self.known_on(path)}
+        speaking += [each for each in self.established if each in others and each not in speaking]
         return speaking
 
     def hear(self, session: Session, path: int, now: float, lull_s: float) -> None:
@@ -305,7 +311,7 @@ class Association:
         proven = next((one for one in self.established if one.heard), current)
         due = float("-inf") if proven.worn else proven.rekey_at
         if proven.crowded:
-            due = min(due, _established(proven) + _WORN_AFTER_S)
+            due = min(due, _established(proven) + (_FULL_AFTER_S if proven.full else _WORN_AFTER_S))
         return due if proven is current else max(due, _established(current) + self._timing.attempt_s)
 
     def expire(self, now: float) -> None:

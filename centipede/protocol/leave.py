@@ -2,7 +2,7 @@
 
 ```
 DRAINING ── no data for 3 s ──► GONE (bye, keys erased)
-   └─ the peer still sends here after 30 s ──► not taken over: serve on
+   └─ the peer still sends here after 35 s ──► not taken over: serve on
 ```
 
 Until the peer moves it is served as before, and told where the other machine is. It is the other machine that answers
@@ -21,6 +21,8 @@ _TELL_AGAIN_S = 8.0
 _PATIENCE_ATTEMPTS = 1.8
 """A peer that has begun its third attempt by then is answered by nobody else."""
 _ATTEMPTS = 3
+_REPEATED_S = 1.5
+"""And one whose Initiate comes again after so long, as none does that was answered."""
 _LULL_ATTEMPTS = 5.0
 """Initiates further apart than this do not belong to one effort: a peer pauses for three attempts at most."""
 
@@ -40,6 +42,8 @@ class Leave:
         """The greatest of those Initiates."""
         self._attempts = 0
         """How many there were of one effort."""
+        self._begun = now
+        """When the last of them came first."""
         self.gone = gone
 
     def quiet_at(self, last_traffic: float) -> float:
@@ -69,10 +73,11 @@ class Leave:
             if now > self._asked_last + _LULL_ATTEMPTS * self._timing.attempt_s:
                 self._asked_from, self._attempts = now, 0
             self._attempts += 1
-            self._asked_last = now
+            self._asked_last = self._begun = now
             self._timestamp = timestamp
-        waited = self._attempts >= _ATTEMPTS and now >= self._asked_from + patience_s(self._timing)
-        return timestamp == self._timestamp and waited
+        repeated = self._begun + _REPEATED_S <= now < self._begun + self._timing.attempt_s
+        waited = now >= self._asked_from + patience_s(self._timing)
+        return timestamp == self._timestamp and waited and (repeated or self._attempts >= _ATTEMPTS)
 
 
 def patience_s(timing: Timing) -> float:

@@ -76,8 +76,11 @@ class StateFile:
         """What is remembered of a peer, also of one that was removed: its floor still holds."""
         return self._records.get(public_key)
 
-    def save(self, records: Iterable[PeerRecord]) -> None:
-        """Replace these peers' records and write the file. Never raises: a failure is logged once until it is over."""
+    def save(self, records: Iterable[PeerRecord]) -> str | None:
+        """Replace these peers' records and write the file. Never raises: a failure is logged once until it is over.
+
+        Gives why it could not be written.
+        """
         self._records.update((record.public_key, record) for record in records)
         state = _State(
             1,
@@ -93,8 +96,9 @@ class StateFile:
             if not self._failing:
                 log.warning("state file %s cannot be written: %s", self._path, error.strerror)
             self._failing = True
-        else:
-            self._failing = False
+            return f"{self._path}: {error.strerror}"
+        self._failing = False
+        return None
 
     def _write(self, content: bytes) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -6,10 +6,12 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+_PAUSE_S = 0.3
 
 
 @dataclass
@@ -33,6 +35,12 @@ class Memory:
         self.answer: bytes | None = None
         """What is answered instead, to everything."""
         self.status = 200
+        self.full = False
+        """Whether it shows what it has, but takes nothing."""
+        self.part_bytes: int | None = None
+        """Of an answer so much is sent at a time, with a pause after it."""
+        self.paused = threading.Event()
+        """Ends all pauses."""
         self._next_lease = 7587000000000000001
 
     def expire(self, lease: int | None = None) -> None:
@@ -113,11 +121,21 @@ def gateway(memory: Memory) -> Iterator[str]:
             if memory.gone:
                 self.close_connection = True
                 return
-            data = memory.answer if memory.answer is not None else json.dumps(memory.serve(self.path, body)).encode()
-            self.send_response(memory.status)
+            status = memory.status
+            if memory.answer is not None:
+                data = memory.answer
+            elif memory.full and (self.path == "/v3/lease/grant" or "requestPut" in str(body)):
+                status, data = 429, b'{"error":"etcdserver: mvcc: database space exceeded"}'
+            else:
+                data = json.dumps(memory.serve(self.path, body)).encode()
+            self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            size = memory.part_bytes or len(data) or 1
+            with suppress(OSError):  # who does not wait for the end
+                for start in range(0, len(data), size):
+                    self.wfile.write(data[start : start + size])
+                    memory.paused.wait(_PAUSE_S if memory.part_bytes else 0)
 
         def log_message(self, *_: object) -> None:
             pass

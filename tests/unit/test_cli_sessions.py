@@ -21,8 +21,10 @@ from centipede.control.messages import (
     SessionImport,
     SessionOffer,
     Show,
+    Stop,
 )
 from centipede.errors import HandoverError
+from centipede.show import Cluster
 from tests.unit.test_cli import INTERFACE, cli
 from tests.unit.test_control import serving
 from tests.unit.test_show import PEERS
@@ -104,6 +106,28 @@ def test_a_command_before_the_pipe_that_failed(tmp_path: Path, arguments: list[s
     assert (result.exit_code, result.stdout) == (1, "")
     assert sentence in result.stderr
     assert daemon.requests == []
+
+
+@pytest.mark.parametrize("undrained", [True, False])
+def test_who_leaves_and_is_put_back_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrained: bool) -> None:
+    """Somebody else undrains while ``leave`` waits for peers to go."""
+    monkeypatch.setattr("centipede.cli._LEFT_AFTER_S", 0.2)
+    asked: list[Request] = []
+
+    def answer(request: Request) -> Any:
+        asked.append(request)
+        if isinstance(request, Show):
+            draining = not undrained or len(asked) < 3
+            return msgspec.structs.replace(INTERFACE, cluster=Cluster(draining=True) if draining else None)
+        if isinstance(request, Stop):
+            raise HandoverError("asked to stop")
+        return []
+
+    with serving(socket_path(tmp_path, "site-a"), answer):
+        result = cli("member", "site-a", "leave", runtime_dir=tmp_path)
+    assert result.exit_code == 1
+    assert ("meanwhile somebody said" in result.stderr) == undrained
+    assert any(isinstance(request, Stop) for request in asked) != undrained
 
 
 def test_what_the_daemon_refuses(tmp_path: Path) -> None:

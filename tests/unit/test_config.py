@@ -199,6 +199,11 @@ MISTAKES = [
     ),
     (
         PEER,
+        CLUSTER.replace("10.8.0.1", "[fe80::1%lo]") + STORE + '["http://10.8.0.9:2379"]\n' + PEER,
+        "[cluster]: listen: [fe80::1%lo]:5 is good on one link only, and a store has no place for that; name another ",
+    ),
+    (
+        PEER,
         CLUSTER + STORE + '["http://10.8.0.9:2379/v3"]\n' + PEER,
         "[cluster]: endpoints[0]: 'http://10.8.0.9:2379/v3' goes on after the port; end it there, and name the place ",
     ),

@@ -441,6 +441,24 @@ def test_nobody_has_an_export_before_it_is_on_disk_that_the_session_moved(
     assert stage.happened.index("save 1") < stage.happened.index("tell the session")
 
 
+def test_nothing_moves_if_that_could_not_be_remembered(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(node: PlayedNode, *_: object, move: bool) -> bytes:
+        assert not move, "its shards would be gone"
+        return b"the session"
+
+    monkeypatch.setattr(PlayedNode, "export", export, raising=False)
+    monkeypatch.setattr(StateFile, "save", lambda *_: "/var/lib/x.json: No space left on device")
+
+    def act(client: ControlClient) -> None:
+        with pytest.raises(ControlError, match=r"could not be remembered: /var/lib/x.json: No space left on device"):
+            client.request(SessionExport(peer="alice", offer=armour("offer", b"x")))
+        client.request(SessionExport(peer="alice", offer=armour("offer", b"x"), join=True))
+
+    play(tmp_path, act)
+
+
 def test_a_failing_node_ends_nothing(stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     stage.node_fails = True
 

@@ -17,6 +17,7 @@ from centipede.errors import HandoverError
 from centipede.protocol.drops import DropReason
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.identity import Identity
+from centipede.protocol.leave import Leave
 from centipede.protocol.migration import OFFER_LIFE_S
 from centipede.protocol.node import PeerSpec
 from centipede.protocol.offer import Offer
@@ -164,6 +165,18 @@ def test_a_client_that_restarts_twice_and_is_answered_by_the_new_machine_stays_t
         world.pass_s(15.0)
         assert world.serves(world.new)
         assert sessions(world.old) == 0
+
+
+def test_a_client_that_asks_seldom_is_answered_when_it_asks_in_vain() -> None:
+    """Without traffic its pauses are long, and a second Initiate that comes again says as much as a third."""
+    leave = Leave((), Timing(), 0.0, gone=True)
+    assert not leave.answers(1, 100.0)
+    assert not leave.answers(1, 103.75)
+    assert not leave.answers(2, 115.0), "the daemon may have been restarted, and another machine answers"
+    assert not leave.answers(2, 115.75)
+    assert leave.answers(2, 116.75)
+    assert not leave.answers(2, 120.0), "an attempt is over by then: it is replayed"
+    assert leave.answers(3, 130.0)
 
 
 @pytest.mark.parametrize("forgotten", [True, False])

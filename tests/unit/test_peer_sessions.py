@@ -274,6 +274,12 @@ def test_a_session_under_which_many_shards_were_heard_is_renewed_but_not_without
     for first in range(16, 16 * 14, 16):
         session.hear_run(Run(first, 4))
     assert bench.association.rekey_at() == 30.0, "the next one will have heard as many at once"
+    for first in range(16 * 14, 16 * 16, 16):
+        assert session.hear_run(Run(first, 4))
+    assert not session.hear_run(Run(16, 2)), "it contradicts another"
+    assert bench.association.rekey_at() == 30.0
+    assert not session.hear_run(Run(16 * 16, 4))
+    assert bench.association.rekey_at() == 5.0, "sooner, for somebody who came has no room"
 
 
 def sealed(session: Session, counter: int, *, source: int = 0, key: bytes | None = None) -> bytes:

@@ -287,6 +287,53 @@ def test_an_answer_that_makes_no_sense_is_a_store_that_is_gone(join: Join, memor
         join(1, 11).round()
 
 
+def test_a_store_that_takes_nothing_still_shows_who_is_there(join: Join, memory: Memory) -> None:
+    one, two = join(1, 11), join(2, 12)
+    one.round()
+    memory.full = True
+    two.round()
+    assert two.registry.others == (one.address,)
+    assert two.view.reason.endswith("429 etcdserver: mvcc: database space exceeded")
+    memory.full = False
+    two.round()
+    assert two.view.reason == ""
+    one.round()
+    assert one.registry.others == (two.address,)
+
+
+def test_a_claim_does_not_wait_for_what_is_to_be_put(join: Join) -> None:
+    machine = join(1, 11)
+    machine.round()
+    store = machine.view.store
+    clock = count(step=0.6)
+    machine.keeper._clock = lambda: next(clock)
+    machine.left = {f"sessions/{n}/1": Left(f"sessions/{n}/1", store, b"x") for n in range(5)}
+    machine.left["grants/1/1"] = Left("grants/1/1", store)
+    machine.round()
+    assert machine.view.grants == (("grants/1/1", 1),)
+
+
+def test_what_was_told_by_the_channel_takes_no_room(join: Join) -> None:
+    maker, other = join(1, 11), join(2, 12)
+    maker.round()
+    maker.publish(known(handed(1), handed(3)))
+    maker.round()
+    other.round()
+    assert other.claim(frozenset({handed(1).base})) == []
+    other.now += GRACE_S
+    assert len(other.claim()) == 1, "and what it told of the other alone is asked for"
+
+
+def test_an_endpoint_that_answers_drop_by_drop_is_left(endpoint: str, memory: Memory) -> None:
+    memory.part_bytes = 1
+    with closing(Etcd([endpoint, "http://127.0.0.1:9"], None)) as etcd:
+        with pytest.raises(StoreError, match="timed out"):
+            etcd.grant(10)
+        memory.paused.set()
+        with pytest.raises(StoreError, match=r"127\.0\.0\.1:9: "):
+            etcd.grant(10)
+
+
 def test_what_the_store_says_does_nothing_to_a_terminal(endpoint: str, memory: Memory) -> None:
     memory.answer, memory.status = b'{"error":"no\\u001b[2J\\u0000 way"}', 503
     with closing(Etcd([endpoint], None)) as etcd, pytest.raises(StoreError, match=r": 503 no \[2J way$"):
