@@ -441,7 +441,9 @@ class Daemon:
             case messages.SessionExport(peer=wanted, offer=text, join=join):
                 key = find_peer(self._config.peers, wanted).spec.public_key
                 if not join and (reason := self._state.save([])) is not None:
-                    raise HandoverError(f"that the session moved could not be remembered: {reason}; make room there")
+                    raise HandoverError(
+                        f"that the session moved could not be remembered: {reason}; see that it can be written"
+                    )
                 export = self._node.export(key, unarmour("offer", text), time.monotonic(), move=not join)
                 self._carry_out()  # that the session moved is on disk before anybody has the text
                 return messages.Exported(export=armour("export", export))

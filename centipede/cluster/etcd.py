@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import base64
 import http.client
+import io
 import json
+import socket
 import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 _TIMEOUT_S = 1.5
-"""Of a request. Some of them, and a round's pause, fit into the lease of a registration (store.py)."""
+"""Of an answer. Some of them, and a round's pause, fit into the lease of a registration (store.py)."""
 _LARGEST_BYTES = 1 << 24
 """Of an answer. A record has less than 2 KiB, and no request asks for more than MOST_RECORDS of them."""
-_PART_BYTES = 1 << 16
-MOST_RECORDS = 1024
+MOST_RECORDS = 256
 _REFUSALS = ("SSLV3_ALERT_BAD_CERTIFICATE", "TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_UNKNOWN_CA")
 """What a store says, by its age, to a member with a certificate of no use or with none."""
 _ERROR_CHARACTERS = 200
@@ -51,7 +55,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Keys that begin with ``prefix`` and were put at ``since`` or later, oldest first, at most 1024."""
+    """Keys that begin with ``prefix`` and were put at ``since`` or later, oldest first, at most MOST_RECORDS."""
 
     prefix: str
     since: int = 0
@@ -141,22 +145,14 @@ class Etcd:
     def _call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         endpoint = self._endpoints[0]
         try:
-            if self._connection is None:
-                self._connection = self._open(endpoint)
-            elif self._connection.sock is not None:
-                self._connection.sock.settimeout(_TIMEOUT_S)
-            until = time.monotonic() + _TIMEOUT_S
-            _send(self._connection, path, json.dumps(body))
-            sock = self._connection.sock
-            sock.settimeout(_rest_s(until))
-            response = self._connection.getresponse()
-            data = bytearray()
-            while part := response.read1(_PART_BYTES):
-                data += part
-                if len(data) > _LARGEST_BYTES:
-                    raise ValueError("an answer beyond all measure")
-                sock.settimeout(_rest_s(until))
-            response.close()
+            connection = self._connection = self._connection or self._open(endpoint)
+            if connection.sock is not None:
+                connection.sock.settimeout(_TIMEOUT_S)
+            _send(connection, path, json.dumps(body))
+            response = connection.getresponse()
+            data = response.read(_LARGEST_BYTES + 1)
+            if len(data) > _LARGEST_BYTES:
+                raise ValueError("an answer beyond all measure")
             answer = json.loads(data)
             if response.status != http.HTTPStatus.OK:
                 raise ValueError(f"{response.status} {answer.get('error', '') if isinstance(answer, dict) else ''}")
@@ -171,17 +167,43 @@ class Etcd:
 
     def _open(self, endpoint: str) -> http.client.HTTPConnection:
         parts = urlsplit(endpoint)
-        if parts.scheme == "https":
-            return http.client.HTTPSConnection(parts.netloc, timeout=_TIMEOUT_S, context=self._context)
-        return http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT_S)
+        connection = (
+            http.client.HTTPSConnection(parts.netloc, timeout=_TIMEOUT_S, context=self._context)
+            if parts.scheme == "https"
+            else http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT_S)
+        )
+        connection.response_class = _Response
+        return connection
 
 
-def _rest_s(until: float) -> float:
-    """How long may still be waited. Raises TimeoutError."""
-    rest_s = until - time.monotonic()
-    if rest_s <= 0:
-        raise TimeoutError("timed out")
-    return rest_s
+class _Until(io.RawIOBase):
+    """What comes over a socket until a moment. The timeout of a socket is for each of its operations."""
+
+    def __init__(self, raw: socket.SocketIO, sock: socket.socket, until: float) -> None:
+        self._raw, self._sock, self._until = raw, sock, until
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int | None:
+        rest_s = self._until - time.monotonic()
+        if rest_s <= 0:
+            raise TimeoutError("timed out")
+        self._sock.settimeout(rest_s)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer, all of which comes in time."""
+
+    def __init__(self, sock: socket.socket, debuglevel: int = 0, method: str | None = None) -> None:
+        super().__init__(sock, debuglevel, method)
+        raw: socket.SocketIO = self.fp.detach()  # type: ignore[assignment]  # what makefile of a socket gives
+        self.fp = io.BufferedReader(_Until(raw, sock, time.monotonic() + _TIMEOUT_S))
 
 
 def _send(connection: http.client.HTTPConnection, path: str, body: str) -> None:

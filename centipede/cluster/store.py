@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from centipede.cluster.etcd import Etcd, Range, StoreError
+from centipede.cluster.etcd import MOST_RECORDS, Etcd, Range, StoreError
 from centipede.cluster.registry import GRANT_S, MOST_OFFERED, RECORD_S, View
 from centipede.errors import HostError
 
@@ -70,6 +70,8 @@ class Keeper:
         self._revision = 0
         """Of the last look."""
         self._since = 0
+        self._more = False
+        """Whether there are further records than those that were shown."""
         # What a round that failed on the way had seen.
         self._anew = False
         self._found: list[tuple[str, bytes]] = []
@@ -81,14 +83,18 @@ class Keeper:
         What cannot be done within ``ROUND_S`` is for the next round, or the registration would end meanwhile.
         Raises StoreError if it shows nothing; the next round goes on where this one failed.
         """
+        until = self._clock() + ROUND_S
         members = self._look()  # first: nothing of one store may be put into another
+        while self._more and self._clock() < until:
+            members = self._look()
         # Whoever took or removed it may have been the thread of a life before, which ended late.
         self._registered = self._registered and members.get(self._name) == self._registration
         store = self._born + self._losses.to_bytes(4, "big")
-        holder, reason = None, ""
+        there, reason = members.get(self._name), ""
+        holder = None if there is None or self._is_own(there) else there
         try:
             holder = self._keep_registered()
-            self._put(left, store)
+            self._put(left, store, until)
         except StoreError as error:  # as one that is full: what it shows is good all the same
             reason = str(error)
         view = View(store, members, tuple(self._found), tuple(self._grants), holder, self._anew, reason)
@@ -107,8 +113,7 @@ class Keeper:
                 self._registered = self._anew = True
         return holder
 
-    def _put(self, left: dict[str, Left], store: bytes) -> None:
-        until = self._clock() + ROUND_S
+    def _put(self, left: dict[str, Left], store: bytes, until: float) -> None:
         records = counts = 0  # the leases of this round
         for name, each in sorted(left.items(), key=lambda item: item[1].value is not None):  # a claim is waited for
             if each.value is not None and each.store == store:
@@ -150,6 +155,7 @@ class Keeper:
             if self._since:  # not all of its records were looked for
                 records, self._since = (), 0
         self._revision = found.revision
+        self._more = len(records) == MOST_RECORDS
         if records:
             self._since = records[-1].revision + 1
         self._found += ((each.key.removeprefix(self._prefix), each.value) for each in records)

@@ -35,7 +35,7 @@ WORN_SOURCES = 192
 _WORN_AFTER_S = 30.0
 """But not sooner: a dozen large machines have as many at once, under the next session too."""
 _FULL_AFTER_S = 5.0
-"""Nor sooner than this when one was refused."""
+"""Nor sooner than this when one was refused, and not twice in a row: there may be too many in all."""
 MOST_FAILED_OPENS = 2**36
 """Forgeries after which a new session is asked for."""
 
@@ -311,7 +311,8 @@ class Association:
         proven = next((one for one in self.established if one.heard), current)
         due = float("-inf") if proven.worn else proven.rekey_at
         if proven.crowded:
-            due = min(due, _established(proven) + (_FULL_AFTER_S if proven.full else _WORN_AFTER_S))
+            hurry = proven.full and not any(one.full for one in self.established if one is not proven)
+            due = min(due, _established(proven) + (_FULL_AFTER_S if hurry else _WORN_AFTER_S))
         return due if proven is current else max(due, _established(current) + self._timing.attempt_s)
 
     def expire(self, now: float) -> None:

@@ -37,6 +37,8 @@ class Memory:
         self.status = 200
         self.full = False
         """Whether it shows what it has, but takes nothing."""
+        self.closes = False
+        """Whether it closes the connection after each answer."""
         self.part_bytes: int | None = None
         """Of an answer so much is sent at a time, with a pause after it."""
         self.paused = threading.Event()
@@ -128,13 +130,13 @@ def gateway(memory: Memory) -> Iterator[str]:
                 status, data = 429, b'{"error":"etcdserver: mvcc: database space exceeded"}'
             else:
                 data = json.dumps(memory.serve(self.path, body)).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            size = memory.part_bytes or len(data) or 1
+            self.close_connection = memory.closes
+            closing = "Connection: close\r\n" if memory.closes else ""
+            answer = f"HTTP/1.1 {status} told\r\n{closing}Content-Length: {len(data)}\r\n\r\n".encode() + data
+            size = memory.part_bytes or len(answer)
             with suppress(OSError):  # who does not wait for the end
-                for start in range(0, len(data), size):
-                    self.wfile.write(data[start : start + size])
+                for start in range(0, len(answer), size):
+                    self.wfile.write(answer[start : start + size])
                     memory.paused.wait(_PAUSE_S if memory.part_bytes else 0)
 
         def log_message(self, *_: object) -> None:

@@ -111,7 +111,7 @@ def test_a_command_before_the_pipe_that_failed(tmp_path: Path, arguments: list[s
 @pytest.mark.parametrize("undrained", [True, False])
 def test_who_leaves_and_is_put_back_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrained: bool) -> None:
     """Somebody else undrains while ``leave`` waits for peers to go."""
-    monkeypatch.setattr("centipede.cli._LEFT_AFTER_S", 0.2)
+    monkeypatch.setattr("centipede.cli._LEFT_AFTER_S", 10.0 if undrained else 0.2)
     asked: list[Request] = []
 
     def answer(request: Request) -> Any:

@@ -280,6 +280,11 @@ def test_a_session_under_which_many_shards_were_heard_is_renewed_but_not_without
     assert bench.association.rekey_at() == 30.0
     assert not session.hear_run(Run(16 * 16, 4))
     assert bench.association.rekey_at() == 5.0, "sooner, for somebody who came has no room"
+    again = bench.establish(20, 10.0)
+    again.heard.add(1)
+    for first in range(16, 16 * 17, 16):
+        again.hear_run(Run(first, 4))
+    assert bench.association.rekey_at() == 40.0, "there are too many in all"
 
 
 def sealed(session: Session, counter: int, *, source: int = 0, key: bytes | None = None) -> bytes:

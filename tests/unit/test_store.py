@@ -12,7 +12,7 @@ from itertools import count
 import pytest
 
 from centipede.cluster.directory import Directory, StorePlan
-from centipede.cluster.etcd import Etcd, StoreError
+from centipede.cluster.etcd import MOST_RECORDS, Etcd, StoreError
 from centipede.cluster.grants import Grants, lives, slot
 from centipede.cluster.record import Sealer, open_record
 from centipede.cluster.registry import GRACE_S, Registry, View
@@ -322,6 +322,37 @@ def test_what_was_told_by_the_channel_takes_no_room(join: Join) -> None:
     assert other.claim(frozenset({handed(1).base})) == []
     other.now += GRACE_S
     assert len(other.claim()) == 1, "and what it told of the other alone is asked for"
+
+
+def test_a_store_that_closes_after_each_answer_is_as_good(join: Join, memory: Memory) -> None:
+    memory.closes = True
+    one, two = join(1, 11), join(2, 12)
+    for each in (one, two, one):
+        each.round()
+    assert one.registry.others == (two.address,)
+
+
+def test_a_round_that_fails_gives_nobody_s_number_away(join: Join, memory: Memory) -> None:
+    holder, wrong = join(1, 11), join(1, 12, Endpoint("10.8.0.9", 5))
+    for each in (holder, wrong):
+        each.round()
+    assert wrong.registry.holder == holder.address
+    memory.full = True
+    memory.expire(wrong.keeper._lease)
+    wrong.round()
+    assert wrong.view.reason
+    assert wrong.registry.holder == holder.address
+
+
+def test_all_pages_are_looked_at_in_one_round(join: Join) -> None:
+    maker, other = join(1, 11), join(2, 12)
+    maker.round()
+    store = maker.view.store
+    maker.left = {f"sessions/{n}/1": Left(f"sessions/{n}/1", store, b"x") for n in range(2 * MOST_RECORDS + 1)}
+    maker.keeper._clock = other.keeper._clock = lambda: 0.0
+    maker.round()
+    other.round()
+    assert len(other.view.records) == 2 * MOST_RECORDS + 1
 
 
 def test_an_endpoint_that_answers_drop_by_drop_is_left(endpoint: str, memory: Memory) -> None:
