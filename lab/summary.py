@@ -199,11 +199,23 @@ def _told(summary: Summary) -> Iterator[str]:
     for machine in summary.machines:
         places.setdefault(_place(machine), []).append(machine.git.get("commit", "unknown")[:12])
     yield from (f"- {where}; commit {', '.join(dict.fromkeys(commits))}" for where, commits in places.items())
+    yield from _renewed(summary)
     versions = sorted({each.versions[_RIVAL] for each in found if _RIVAL in each.versions})
     if versions:
         yield f"- wireguard-go {', '.join(versions)}"
     if _has_kernel(summary):
         yield "- kernel WireGuard in an emulated guest, with a tenth of the load: figures that stand for themselves"
+
+
+def _renewed(summary: Summary) -> Iterator[str]:
+    """Yield which scenarios were measured with another commit than most."""
+    rows: dict[str, list[str]] = {}
+    for row in summary.scenarios:
+        numbers = {number for found in row.found if _is_own(found) for number in found.machines}
+        for commit in sorted({summary.machines[number].git.get("commit", "unknown")[:12] for number in numbers}):
+            rows.setdefault(commit, []).append(row.name)
+    for commit in sorted(rows, key=lambda each: len(rows[each]), reverse=True)[1:]:
+        yield f"- measured again, commit {commit}: {', '.join(rows[commit])}"
 
 
 def _place(machine: Machine) -> str:
