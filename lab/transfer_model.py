@@ -303,7 +303,7 @@ class TransferModel:
                 heartbeat, session=1, counter=number, path_received=received, arrived=at, timing=Timing()
             )
             if forth:
-                self._hold_s = self._hold.choose([each.far for each in self._ways])
+                self._hold_s = self._hold.choose([[each.far for each in self._ways]])
             else:
                 self._choose()
 

@@ -270,9 +270,8 @@ class Association:
     def speaking(self, now: float, path: int) -> list[Session]:
         """The sessions heartbeats go under on a path (its number), newest first.
 
-        The current one; the one before it as long as the current one is young; those data is sent under, since nobody
-        knows whether the peer ever got to confirm the current one; and that which the machine there was heard under,
-        for it may have no other, though no data is sent to it.
+        The current one; the one before it as long as the current one is young; and that which was heard there last, for
+        the machine there may have no other. Where none was heard it may be any, so it is all of them.
         """
         if not self.established:
             return []
@@ -280,8 +279,9 @@ class Association:
         speaking = [current]
         if len(self.established) > 1 and now < _established(current) + self._timing.overlap_s:
             speaking.append(self.established[1])
-        others = {*self.sending, self.known_on(path)}
-        speaking += [each for each in self.established if each in others and each not in speaking]
+        heard = next((session for session in self.established if path in session.heard), None)
+        others = self.established if heard is None else [heard]
+        speaking += [session for session in others if session not in speaking]
         return speaking
 
     def hear(self, session: Session, path: int, now: float, lull_s: float) -> None:

@@ -21,20 +21,28 @@ class Hold:
     def __init__(self) -> None:
         self._steps = 0
 
-    def choose(self, paths: Sequence[Path]) -> float:
-        """Seconds, by the usable paths if packets are spread: what the slowest takes longer, and twice the jitter.
+    def choose(self, machines: Sequence[Sequence[Path]]) -> float:
+        """Seconds, by the usable paths to each machine of the peer: the longest that any of them makes necessary.
 
-        All count once the peer says so on one: its packets may come by the others before it could say it there.
-        0 before the peer did for the first time; from then on never again, for packets may be waiting.
+        0 before a machine first said that it spreads packets; from then on never again, for packets may be waiting.
         """
-        transits = [path.transit_s for path in paths if path.transit_s is not None]
-        if not any(path.aggregating for path in paths):
-            transits = []
-        if len(transits) < 2:
+        needed = [needed_s for paths in machines if (needed_s := _needed_s(paths)) is not None]
+        if not needed:
             self._steps = min(self._steps, 1)
             return self._steps * _STEP_S
-        needed_s = max(transits) - min(transits) + 2 * max(path.jitter_s for path in paths)
-        steps = max(1, ceil(min(LONGEST_REORDER_S, needed_s) / _STEP_S))
+        steps = max(1, ceil(min(LONGEST_REORDER_S, max(needed)) / _STEP_S))
         if steps > self._steps or steps < self._steps - _SLACK_STEPS:
             self._steps = steps
         return min(LONGEST_REORDER_S, self._steps * _STEP_S)
+
+
+def _needed_s(paths: Sequence[Path]) -> float | None:
+    """What the slowest path to one machine takes longer, and twice the jitter; None if it does not spread packets.
+
+    All paths count once it says so on one: its packets may come by the others before it could say it there. Times of
+    two machines are not compared, for they are told by their own clocks.
+    """
+    transits = [path.transit_s for path in paths if path.transit_s is not None]
+    if len(transits) < 2 or not any(path.aggregating for path in paths):
+        return None
+    return max(transits) - min(transits) + 2 * max(path.jitter_s for path in paths)

@@ -129,9 +129,12 @@ class PathSet:
                 self.remember(path.remote, now)
             if path.local not in self._locals or self._is_over(path, now):
                 self._remove(path)
-        for remote in (*known, *told):
+        for remote in (*told, *known):
             for local in self._locals:
-                if (local, remote) not in self._paths and self._room_for(remote) and compatible(local, remote):
+                if (local, remote) in self._paths or not compatible(local, remote):
+                    continue
+                # Addresses of machines that are gone are remembered for long: they leave room for those that come.
+                if self._room_for(remote) or (remote in told and self._make_room(remote)):
                     self._add(local, remote, expected=True, now=now).told = remote in told
 
     def refresh_at(self, now: float) -> float:
@@ -143,8 +146,9 @@ class PathSet:
         return min(ends, default=float("inf"))
 
     def _trying(self, now: float) -> list[Endpoint]:
-        """The addresses the peer named that are being tried."""
-        return [remote for remote, at in self._told.items() if now < at + self._timing.new_s]
+        """The addresses the peer named that are being tried, and have not answered."""
+        answered = {path.remote for path in self._paths.values() if path.usable}
+        return [remote for remote, at in self._told.items() if now < at + self._timing.new_s and remote not in answered]
 
     def _is_over(self, path: Path, now: float) -> bool:
         if path.expected or path.usable:
@@ -166,7 +170,7 @@ class PathSet:
             groups = [[path] for path in self._paths.values()]
         else:
             groups = list(by_remote.values())
-        idle = [group for group in groups if not any(path.usable or path.learned for path in group)]
+        idle = [group for group in groups if not any(path.usable or path.learned or path.told for path in group)]
         if not idle:
             return False
         for path in min(idle, key=lambda group: max(path.last_heard or 0.0 for path in group)):

@@ -24,6 +24,8 @@ _GROWTH = 1.05
 _RECOVERY = 1.25
 """by so much more, while that is less than it did before."""
 _PEAK_DECAY = 0.995
+_OTHER_CLOCK_S = 10.0
+"""What takes so much longer is measured by another clock: the address is another machine's now."""
 _BASE_BEATS = 256
 _BURST, _BURST_LOSS = 3, 0.05
 """More than this number that are lost at once, and more than this share and twice what is usual, count only if the same
@@ -147,7 +149,7 @@ class RateEstimate:
             self._lost /= 2
 
     def _note_transit(self, transit_s: float, loss: float) -> None:
-        if self._base_s is None or transit_s < self._base_s:
+        if self._base_s is None or transit_s < self._base_s or transit_s > self._base_s + _OTHER_CLOCK_S:
             self._base_s = transit_s
         else:
             self._base_s += (transit_s - self._base_s) / _BASE_BEATS

@@ -77,6 +77,8 @@ class Reach:
         self._parting: Announcement[int] = Announcement()
         self._account = Account()
         self._members: list[_Member] = []
+        self._dormant: list[_Member] = []
+        """Machines that get no data now and may come back: with their name, by which they have the same flows again."""
         """Those that data is sent to."""
         self.reorder_s = 0.0
         """How long packets of the peer wait for earlier ones; 0 while it does not spread them over several paths."""
@@ -96,9 +98,12 @@ class Reach:
 
     @property
     def present(self) -> tuple[Endpoint, ...]:
-        """Remote addresses another machine should try: those that work now first, at most 16."""
+        """Remote addresses another machine should try: those that work now, or if none does, that are remembered.
+
+        Machines would keep alive among them for ever what none of them hears any more.
+        """
         usable = dict.fromkeys(path.remote for path in self._paths.usable)
-        return tuple({**usable, **dict.fromkeys(self.addresses)})[:MOST_REMOTES]
+        return tuple(usable)[:MOST_REMOTES] or self.addresses
 
     @property
     def table_paths(self) -> tuple[TablePath, ...]:
@@ -133,6 +138,7 @@ class Reach:
             scheduler = create(spec.scheduler, spec.copies)
             self._one_machine, self.pulse.comparing = scheduler.one_machine, scheduler.compares
             self._members.clear()
+            self._dormant.clear()
         self.spec = spec
         self.pulse.busy_s = spec.heartbeat_s
         self.pulse.keepalive = spec.keepalive
@@ -290,7 +296,7 @@ class Reach:
         """Bring the rhythm up to date; returns when ``handle_timer`` is due."""
         expiries = (path.expires_at(self._timing) for path in self._paths)
         self._account.settle(self._paths, now)
-        self.reorder_s = self._hold.choose(self._paths.usable)
+        self.reorder_s = self._hold.choose(_by_machine(self._paths.usable))
         told_at = min(self._announcement.due_at(), self._introduction.due_at(), self._parting.due_at())
         announce_at = told_at if self._paths.usable and self.pulse.can_speak else float("inf")
         return min(self.pulse.settle(now), self._paths.refresh_at(now), announce_at, *expiries)
@@ -307,8 +313,10 @@ class Reach:
             kept = {number for machine in self._members for number in machine.paths}
             groups.sort(key=lambda paths: kept.isdisjoint(path.number for path in paths))
             del groups[1:]
-        before, self._members = self._members, []
+        before, self._members = [*self._members, *self._dormant], []
         choices = [self._choose(paths, before) for paths in groups]
+        present = {path.number for path in self._paths}.difference(*(machine.paths for machine in self._members))
+        self._dormant = [machine for machine in before if not present.isdisjoint(machine.paths)]
         bulk = {path.path for choice in choices for path in choice.selection.paths[: choice.selection.copies]}
         bulk.update(lane.path.path for choice in choices for lane in choice.selection.lanes)
         self._urgent = frozenset(path.path for choice in choices for path in choice.selection.urgent) - bulk

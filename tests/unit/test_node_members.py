@@ -10,7 +10,7 @@ from centipede.protocol.node import Node, PeerSpec
 from centipede.protocol.status import MemberStatus
 from centipede.protocol.table import Run
 from centipede.protocol.timing import Timing
-from lab.world_model import PORT, Machine, Uplink
+from lab.world_model import PORT, Machine, Nat, Uplink
 from tests.unit.test_node_migration import Shared
 
 
@@ -183,3 +183,35 @@ def test_an_address_that_goes_to_another_machine_leads_there() -> None:
     world.pass_s(6.0)
     late = world.clock.now - 0.5
     assert not [key for key, at in world.sent.items() if settled <= at <= late and key not in world.received]
+
+
+def test_a_client_that_roams_is_found_again_by_machines_with_sessions_of_their_own() -> None:
+    world = Three.joined(timing=Timing(rekey_s=20.0, rekey_fallback_s=25.0, reject_s=32.0))
+    world.talk(80.0)
+    world.pass_s(50.0)  # each has renewed for itself
+    assert world.served_by() == {"b", "new", "third"}
+    world.client.move([Uplink(Endpoint("10.20.1.1", PORT), Nat("192.0.20.1", symmetric=False))])
+    world.wait(lambda: world.served_by() == set(), 2.0)
+    world.wait(lambda: world.served_by() == {"b", "new", "third"}, 5.0)
+
+
+def test_who_is_not_heard_for_a_moment_has_the_same_flows_after_it() -> None:
+    world = Three.joined()
+    world.talk(20.0)
+    world.wait(lambda: len(world.member_status()) == 3, 2.0)
+    world.new.move([*world.new.uplinks, Uplink(Endpoint("10.2.9.1", PORT))])  # before the one that it was found at
+    world.pass_s(4.0)
+
+    def flows() -> list[Run]:
+        table = world.client.engine.table.peers[0]
+        return [table.plans[index].run for index in table.shares]
+
+    before = flows()
+    for uplink in world.new.uplinks:
+        uplink.up.loss = 1.0
+    world.wait(lambda: len(world.member_status()) == 2, 2.0)
+    for uplink in world.new.uplinks:
+        uplink.up.loss = 0.0
+    world.wait(lambda: len(world.member_status()) == 3, 2.0)
+    world.pass_s(2.0)
+    assert flows() == before

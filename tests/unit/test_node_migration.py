@@ -21,6 +21,7 @@ from centipede.protocol.leave import Leave
 from centipede.protocol.migration import OFFER_LIFE_S
 from centipede.protocol.node import PeerSpec
 from centipede.protocol.offer import Offer
+from centipede.protocol.table import Run
 from centipede.protocol.timing import Timing
 from lab.world_model import PORT, Machine, Uplink, World
 
@@ -231,7 +232,8 @@ def test_nothing_piles_up_however_often_it_moves() -> None:
     assert world.lost() == 0
     for name in machines:
         second, last = (reduce(or_, (one[name] for one in part)) for part in (most[15:30], most[45:60]))
-        assert all(last[what] <= second[what] for what in last), (name, second, last)
+        by_chance = {"shards": 12, "windows": 12}  # a session more at one time, where thirty moves would be thirty more
+        assert all(last[what] <= second[what] + by_chance.get(what, 1) for what in last), (name, second, last)
 
 
 def test_a_handshake_under_way_does_not_keep_the_session() -> None:
@@ -421,6 +423,22 @@ def test_an_import_in_the_last_moment_leaves_one_owner(after_s: float) -> None:
     world.pass_s(25.0)
     assert world.serves(world.new)
     assert (sessions(world.old), sessions(world.new)) == (0, 1)
+
+
+def test_another_machine_is_told_of_addresses_that_work_and_no_others() -> None:
+    world = Shared.up()
+    world.talk(10.0)
+    world.pass_s(2.0)
+    nat = world.client.uplinks[0].nat
+    assert nat is not None
+    nat.rebind()
+    world.pass_s(4.0)
+    handover = world.old.node.share(world.client.identity.public, lambda _: Run(32), (), world.old.now)
+    assert handover is not None
+    record = world.old.record
+    assert record is not None
+    assert len(record.addresses) == 2, "it is remembered here"
+    assert len(handover.addresses) == 1
 
 
 @pytest.mark.parametrize("fate", ["open", "used", "expired"])

@@ -15,6 +15,7 @@ from centipede.protocol.path_set import (
     MOST_LOCALS,
     MOST_PATHS,
     MOST_REMOTES,
+    MOST_TOLD,
     PathSet,
     compatible,
 )
@@ -238,3 +239,32 @@ def test_barred_addresses_end_at_once() -> None:
     paths.bar(lambda address: address != remote(1), 1.0)
     assert pairs(paths) == {(local(1), remote(2))}
     assert paths.addresses == ()
+
+
+def test_addresses_of_machines_that_are_gone_leave_room_for_those_that_come() -> None:
+    paths = new_set()
+    paths.set_locals([local(1)], 0.0)
+    for number in range(MOST_REMOTES):
+        now = 10.0 * number
+        paths.tell([remote(number)], now)
+        (path,) = (path for path in paths if path.remote == remote(number))
+        validate(paths, path, now)
+        if number:
+            lose(paths, path, now + 1.0)
+    paths.tell([remote(50), remote(51)], 200.0)
+    tried = {path.remote for path in paths if path.told}
+    assert tried == {remote(50), remote(51)}
+    assert remote(0) in {path.remote for path in paths if path.usable}
+    assert len(paths.pairs) <= MOST_REMOTES
+
+
+def test_an_address_that_answered_leaves_its_turn_to_another() -> None:
+    paths = new_set()
+    paths.set_locals([local(1)], 0.0)
+    named = [remote(number) for number in range(12)]
+    paths.tell(named, 0.0)
+    assert len(list(paths)) == MOST_TOLD
+    for path in tuple(paths):
+        validate(paths, path, 0.1)
+    paths.tell(named, 1.0)
+    assert {path.remote for path in paths} == set(named)

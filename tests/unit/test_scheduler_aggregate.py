@@ -394,16 +394,34 @@ def _at(scheduler: Scheduler, beat: int, delivered: float) -> Selection:
 def test_packets_wait_for_what_the_slower_path_takes_longer() -> None:
     hold = Hold()
     paths = [_path(number, transit_s) for number, transit_s in ((1, -5.0), (2, -4.975))]
-    assert hold.choose(paths) == 0, "nobody waits before packets are spread"
+    assert hold.choose([paths]) == 0, "nobody waits before packets are spread"
     paths[0].aggregating = True
-    assert hold.choose(paths) == 0.03, "the other path's heartbeat need not have come"
+    assert hold.choose([paths]) == 0.03, "the other path's heartbeat need not have come"
     paths[1].transit_s = -4.985
-    assert hold.choose(paths) == 0.03, "not worth a new table"
+    assert hold.choose([paths]) == 0.03, "not worth a new table"
     paths[1].transit_s = 5.0
-    assert hold.choose(paths) == LONGEST_REORDER_S
+    assert hold.choose([paths]) == LONGEST_REORDER_S
     paths[0].aggregating = False
-    assert 0 < hold.choose(paths) < 0.03, "packets may be waiting"
+    assert 0 < hold.choose([paths]) < 0.03, "packets may be waiting"
     assert 0 < hold.choose([]) < 0.03
+
+
+def test_clocks_of_different_machines_are_not_compared() -> None:
+    hold = Hold()
+    here, there = _path(1, 0.02), _path(2, 72_000.0)
+    here.aggregating = there.aggregating = True
+    assert hold.choose([[here], [there]]) == 0
+    assert 0 < hold.choose([[here, _path(3, 0.04)], [there]]) <= 0.03
+
+
+def test_an_address_that_is_another_machine_s_now_has_no_queue_for_that() -> None:
+    rate = RateEstimate()
+    for transit_s in (0.02, 0.02, 72_000.0, 72_000.0, 72_000.0, 72_000.0):
+        rate._note_transit(transit_s, 0.0)
+    assert not rate.full
+    for _ in range(3):
+        rate._note_transit(72_000.5, 0.0)
+    assert rate.full
 
 
 def _path(number: int, transit_s: float) -> Path:
