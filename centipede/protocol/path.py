@@ -246,9 +246,13 @@ class Path:
         aggregating: bool = False,
         weight: int = FULL_WEIGHT,
         size_bytes: int | None = None,
+        counts: bool = True,
     ) -> Heartbeat:
-        """The next heartbeat for this path, which counts as sent; with ``size_bytes`` a probe of this UDP payload."""
-        self._control_tx += 1
+        """The next heartbeat for this path; with ``size_bytes`` a probe of this UDP payload.
+
+        It ``counts`` as sent, and as lost if it does not arrive, unless the other end may be unable to open it.
+        """
+        self._control_tx += counts
         self._sent_bytes += size_bytes or BEAT_BYTES
         sent = self._control_tx + self.counters.tx_packets
         self._t1_us = max(self._t1_us + 1, int(now * 1e6))  # each has its own, or an echo would mean two heartbeats
@@ -368,6 +372,7 @@ class Path:
         """Note the peer's shards under a session (its number)."""
         if self.runs.get(session, run) != run:
             self.last_question = float("-inf")  # another machine is here now, and got none
+            self.rate, self.transit_s = RateEstimate(), None  # its clock is another
         self.runs[session] = run
         while len(self.runs) > _SESSIONS:
             del self.runs[min(self.runs)]

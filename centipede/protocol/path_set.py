@@ -7,7 +7,7 @@ replays its packets from many addresses, can neither fill the memory nor push ou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from ipaddress import ip_address
 
 from centipede.protocol.counters import PathCounters
@@ -134,7 +134,7 @@ class PathSet:
                 if (local, remote) in self._paths or not compatible(local, remote):
                     continue
                 # Addresses of machines that are gone are remembered for long: they leave room for those that come.
-                if self._room_for(remote) or (remote in told and self._make_room(remote)):
+                if self._room_for(remote) or (remote in told and self._make_room(remote, spared=self._configured)):
                     self._add(local, remote, expected=True, now=now).told = remote in told
 
     def refresh_at(self, now: float) -> float:
@@ -161,7 +161,7 @@ class PathSet:
         remotes = {path.remote for path in self._paths.values()}
         return remote in remotes or len(remotes) < MOST_REMOTES
 
-    def _make_room(self, remote: Endpoint) -> bool:
+    def _make_room(self, remote: Endpoint, spared: Collection[Endpoint] | None = None) -> bool:
         """End what was heard longest ago among what is not usable: a path, or all paths of one address."""
         by_remote: dict[Endpoint, list[Path]] = {}
         for path in self._paths.values():
@@ -170,7 +170,9 @@ class PathSet:
             groups = [[path] for path in self._paths.values()]
         else:
             groups = list(by_remote.values())
-        idle = [group for group in groups if not any(path.usable or path.learned or path.told for path in group)]
+        idle = [group for group in groups if not any(path.usable or path.learned for path in group)]
+        if spared is not None:  # room for what is only told: others of that kind keep theirs as well
+            idle = [group for group in idle if not any(path.told or path.remote in spared for path in group)]
         if not idle:
             return False
         for path in min(idle, key=lambda group: max(path.last_heard or 0.0 for path in group)):

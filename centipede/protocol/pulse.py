@@ -202,6 +202,7 @@ class Pulse:
             aggregating=self.aggregating,
             weight=self._context.weight,
             size_bytes=size_bytes,
+            counts=path.number in session.heard or not path.usable,
         )
         datagram = _seal(path, session, beat.encode())
         if datagram is not None:

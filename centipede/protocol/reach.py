@@ -77,9 +77,9 @@ class Reach:
         self._parting: Announcement[int] = Announcement()
         self._account = Account()
         self._members: list[_Member] = []
+        """Those that data is sent to."""
         self._dormant: list[_Member] = []
         """Machines that get no data now and may come back: with their name, by which they have the same flows again."""
-        """Those that data is sent to."""
         self.reorder_s = 0.0
         """How long packets of the peer wait for earlier ones; 0 while it does not spread them over several paths."""
         self._hold = Hold()
@@ -327,6 +327,9 @@ class Reach:
         """Choose among the paths to one machine: copies of a packet never go to two."""
         numbers = frozenset(path.number for path in paths)
         known = next((machine for machine in before if machine.paths & numbers), None)
+        if known is None:  # perhaps it was lost on one link and comes back by another
+            least = str(min(path.remote for path in paths))
+            known = next((machine for machine in before if machine.name == least and machine in self._dormant), None)
         if known is not None:
             before.remove(known)
             machine = replace(known, paths=numbers)

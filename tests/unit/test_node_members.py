@@ -52,6 +52,11 @@ class Three(Shared):
         offer = other.offer(self.client.now)
         return self.client.node.export(self.old.identity.public, offer, self.client.now, move=False)
 
+    def flows(self) -> list[Run]:
+        """The machine of each bucket, by its shards."""
+        table = self.client.engine.table.peers[0]
+        return [table.plans[index].run for index in table.shares]
+
     def received_by(self, machine: Machine) -> int:
         return sum(path.rx_packets for path in machine.engine.counters().paths.values())
 
@@ -202,11 +207,7 @@ def test_who_is_not_heard_for_a_moment_has_the_same_flows_after_it() -> None:
     world.new.move([*world.new.uplinks, Uplink(Endpoint("10.2.9.1", PORT))])  # before the one that it was found at
     world.pass_s(4.0)
 
-    def flows() -> list[Run]:
-        table = world.client.engine.table.peers[0]
-        return [table.plans[index].run for index in table.shares]
-
-    before = flows()
+    before = world.flows()
     for uplink in world.new.uplinks:
         uplink.up.loss = 1.0
     world.wait(lambda: len(world.member_status()) == 2, 2.0)
@@ -214,4 +215,31 @@ def test_who_is_not_heard_for_a_moment_has_the_same_flows_after_it() -> None:
         uplink.up.loss = 0.0
     world.wait(lambda: len(world.member_status()) == 3, 2.0)
     world.pass_s(2.0)
-    assert flows() == before
+    assert world.flows() == before
+
+
+def test_nothing_is_taken_for_lost_that_a_machine_cannot_open() -> None:
+    world = Three.joined(timing=Timing(rekey_s=20.0, rekey_fallback_s=25.0, reject_s=32.0))
+    world.talk(90.0)
+    for _ in range(16):  # each renews for itself
+        world.pass_s(5.0)
+        peer = world.client.node.status(world.client.now).peers[0]
+        assert [path.loss for path in peer.paths if path.state == "usable"] == [0.0] * 3
+
+
+def test_who_comes_back_by_another_link_has_the_same_flows() -> None:
+    world = Three.joined()
+    (first,) = world.client.uplinks
+    second = Uplink(Endpoint("10.20.1.1", PORT), Nat("192.0.20.1", symmetric=False))
+    world.talk(40.0)
+    world.client.move([first, second])
+    world.wait(lambda: len(world.member_status()) == 3, 2.0)
+    world.pass_s(4.0)
+    before = world.flows()
+    for uplink in (second, first):
+        uplink.up.loss = uplink.down.loss = 1.0
+        world.pass_s(5.0)
+    second.up.loss = second.down.loss = 0.0
+    world.wait(lambda: len(world.member_status()) == 3, 4.0)
+    world.pass_s(1.0)
+    assert world.flows() == before

@@ -268,3 +268,14 @@ def test_an_address_that_answered_leaves_its_turn_to_another() -> None:
         validate(paths, path, 0.1)
     paths.tell(named, 1.0)
     assert {path.remote for path in paths} == set(named)
+
+
+def test_what_is_only_told_does_not_take_the_place_of_what_is_configured() -> None:
+    paths = new_set()
+    paths.set_locals([local(1)], 0.0)
+    configured = [remote(number) for number in range(12)]
+    paths.set_remotes(configured, 0.0)
+    paths.tell([remote(number) for number in range(20, 28)], 1.0)
+    there = {path.remote for path in paths}
+    assert there >= set(configured)
+    assert len(there) == MOST_REMOTES
