@@ -202,11 +202,17 @@ class Pulse:
             aggregating=self.aggregating,
             weight=self._context.weight,
             size_bytes=size_bytes,
-            counts=path.number in session.heard or not path.usable,
+            counts=not path.usable or self._holds(path, session),
         )
         datagram = _seal(path, session, beat.encode())
         if datagram is not None:
             self._context.send(path.local, path.remote, datagram, dont_fragment=size_bytes is not None)
+
+    def _holds(self, path: Path, session: Session) -> bool:
+        """Whether the machine a path leads to is known to have the session, by whichever of its paths."""
+        if path.number in session.heard:
+            return True
+        return any(session.number in other.runs and (other is path or other.joins(path)) for other in self._paths)
 
     # The rhythm.
 

@@ -129,6 +129,19 @@ def test_measurements_are_right() -> None:
     assert paths(b)["10.2.1.1", "10.1.1.1"].loss == pytest.approx(0.0, abs=0.05), "the other direction is well"
 
 
+def test_a_rekey_adds_nothing_to_what_is_measured_of_loss() -> None:
+    timing = Timing(rekey_s=5.0, rekey_jitter_s=0.5, rekey_fallback_s=7.0, reject_s=10.0)
+    world, a, b = started(links=(2, 1), timing=timing)
+    world.send_packets(a, 0.5, 40.0)
+    while world.clock.now < 40.0:
+        world.clock.run_until(world.clock.now + 0.25)
+        for machine in (a, b):
+            (known,) = machine.node._peers.values()
+            measured = [path._loss for path in known._reach._paths if path.usable]
+            assert min(measured, default=0.0) > -0.01, "less than none would hide some that comes later"
+    assert peer(a).session.rekeys >= 5
+
+
 def test_heartbeats_keep_the_rhythm_of_the_traffic() -> None:
     world, a, _ = started()
     world.clock.run_until(0.5)
