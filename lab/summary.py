@@ -197,7 +197,7 @@ def _told(summary: Summary) -> Iterator[str]:
     yield ""
     places: dict[str, list[str]] = {}
     for machine in summary.machines:
-        places.setdefault(_place(machine), []).append(machine.git.get("commit", "unknown")[:12])
+        places.setdefault(_place(machine), []).append(_commit(machine))
     yield from (f"- {where}; commit {', '.join(dict.fromkeys(commits))}" for where, commits in places.items())
     yield from _renewed(summary)
     versions = sorted({each.versions[_RIVAL] for each in found if _RIVAL in each.versions})
@@ -212,7 +212,7 @@ def _renewed(summary: Summary) -> Iterator[str]:
     rows: dict[str, list[str]] = {}
     for row in summary.scenarios:
         numbers = {number for found in row.found if _is_own(found) for number in found.machines}
-        for commit in sorted({summary.machines[number].git.get("commit", "unknown")[:12] for number in numbers}):
+        for commit in sorted({_commit(summary.machines[number]) for number in numbers}):
             rows.setdefault(commit, []).append(row.name)
     for commit in sorted(rows, key=lambda each: len(rows[each]), reverse=True)[1:]:
         yield f"- measured again, commit {commit}: {', '.join(rows[commit])}"
@@ -225,6 +225,10 @@ def _place(machine: Machine) -> str:
         f"{machine.host}: {machine.system}, Linux {machine.kernel}, {machine.cores} cores of {machine.processor}"
         f"{virtual}; {tools}"
     )
+
+
+def _commit(machine: Machine) -> str:
+    return machine.git.get("commit", "unknown")[:12]
 
 
 def _listed(verdicts: Mapping[str, int]) -> str:

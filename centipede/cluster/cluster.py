@@ -151,18 +151,19 @@ class Cluster:
         outer = tuple(addresses[:MOST_ADDRESSES])
         if outer != self._outer:
             self._outer = outer
-            self._hello_at = self.next_timer = float("-inf")
+            self._hurry()
 
     def set_peers(self, peers: Iterable[PublicKey]) -> None:
         """Say whom this member serves."""
         before, self._peers = self._peers, set(peers)
+        gone = before - self._peers
         for member in self.members:
-            for public_key in before - self._peers:
+            for public_key in gone:
                 member.untold.pop(public_key, None)
                 member.telling.pop(public_key, None)
         if self._peers - before:
             self._generation = self._generation + 1 & 0xFFFF
-            self._hello_at = self.next_timer = float("-inf")
+            self._hurry()
 
     def set_others(self, others: Sequence[Endpoint], now: float) -> None:
         """Say where the others are. Those that are heard stay in any case."""
@@ -171,7 +172,7 @@ class Cluster:
         fresh = [Member(address) for address in others if address not in known]
         self.members = kept + fresh
         if fresh:
-            self._hello_at = self.next_timer = float("-inf")
+            self._hurry()
 
     def has(self, base: bytes) -> bool:
         """Whether another member's session was taken over, by its base."""
@@ -305,7 +306,7 @@ class Cluster:
             self._revision += 1
             member.untold = dict.fromkeys(self._peers, self._revision)
             member.telling.clear()
-            self._hello_at = self.next_timer = float("-inf")
+            self._hurry()
         if fresh:
             self._lives[message.life] = message.counter
             if len(self._lives) > _MOST_LIVES:
@@ -328,6 +329,10 @@ class Cluster:
         if handover.peer in self._peers:  # if it is configured later, all is told again
             self.absorb(handover, now)
         self._send(member, ACK, _ACK.pack(revision, handover.peer.raw))
+
+    def _hurry(self) -> None:
+        """Greet all, and tell them what they were not told, as soon as may be."""
+        self._hello_at = self.next_timer = float("-inf")
 
     def _greet(self, member: Member, to: bytes | None = None) -> None:
         body = _HELLO.pack(self._k, len(self._outer), self._generation) + b"".join(map(encode_address, self._outer))

@@ -79,10 +79,10 @@ class Directory:
         for seen in self._store.seen():
             if seen.reason:
                 self._miss(seen.reason, now)
+            else:
+                self._find(now)
             if isinstance(seen, Gone):
                 continue
-            if not seen.reason:
-                self._find(now)
             before = registry.holder
             for handover in registry.take(seen, now, wall_ns):
                 if handover.peer in peers:

@@ -70,8 +70,6 @@ class Keeper:
         self._revision = 0
         """Of the last look."""
         self._since = 0
-        self._more = False
-        """Whether there are further records than those that were shown."""
         # What a round that failed on the way had seen.
         self._anew = False
         self._found: list[tuple[str, bytes]] = []
@@ -84,9 +82,9 @@ class Keeper:
         Raises StoreError if it shows nothing; the next round goes on where this one failed.
         """
         until = self._clock() + ROUND_S
-        members = self._look()  # first: nothing of one store may be put into another
-        while self._more and self._clock() < until:
-            members = self._look()
+        members, more = self._look()  # first: nothing of one store may be put into another
+        while more and self._clock() < until:
+            members, more = self._look()
         # Whoever took or removed it may have been the thread of a life before, which ended late.
         self._registered = self._registered and members.get(self._name) == self._registration
         store = self._born + self._losses.to_bytes(4, "big")
@@ -140,8 +138,11 @@ class Keeper:
             return None
         return there.value
 
-    def _look(self) -> dict[str, bytes]:
-        """All registrations; keeps the records that are new, and notices a store that is another than before."""
+    def _look(self) -> tuple[dict[str, bytes], bool]:
+        """All registrations, and whether there may be further records.
+
+        Keeps the records that are new, and notices a store that is another than before.
+        """
         born, members, sessions = (self._prefix + each for each in ("born", "members/", "sessions/"))
         found = self._etcd.look([Range(born), Range(members), Range(sessions, self._since)])
         marks, registered, records = found.ranges
@@ -155,12 +156,11 @@ class Keeper:
             if self._since:  # not all of its records were looked for
                 records, self._since = (), 0
         self._revision = found.revision
-        self._more = len(records) == MOST_RECORDS
         if records:
             self._since = records[-1].revision + 1
         self._found += ((each.key.removeprefix(self._prefix), each.value) for each in records)
         del self._found[:-MOST_OFFERED]
-        return {each.key.removeprefix(self._prefix): each.value for each in registered}
+        return {each.key.removeprefix(self._prefix): each.value for each in registered}, len(records) == MOST_RECORDS
 
     def _make_mark(self, born: str) -> bytes:
         """What tells this store from one that was made anew: whoever comes first puts it there."""

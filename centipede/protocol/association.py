@@ -113,7 +113,11 @@ class Session:
     @property
     def crowded(self) -> bool:
         """Whether few of the peer's shards can be heard under it that were not."""
-        return sum(run.size for run in self.sources) >= WORN_SOURCES
+        return self._heard_shards >= WORN_SOURCES
+
+    @property
+    def _heard_shards(self) -> int:
+        return sum(run.size for run in self.sources)
 
     def seal_control(self, plaintext: bytes, *, source: int, shard: int) -> bytes | None:
         """The control datagram to one of the peer's shards; None once the counter is used up."""
@@ -159,7 +163,7 @@ class Session:
         overlaps = any(
             run.first < other.first + other.size and other.first < run.first + run.size for other in self.sources
         )
-        full = sum(other.size for other in self.sources) + run.size > MOST_SOURCES
+        full = self._heard_shards + run.size > MOST_SOURCES
         self.full = self.full or (full and not overlaps)
         if overlaps or full:
             return False
@@ -279,7 +283,7 @@ class Association:
         speaking = [current]
         if len(self.established) > 1 and now < _established(current) + self._timing.overlap_s:
             speaking.append(self.established[1])
-        heard = next((session for session in self.established if path in session.heard), None)
+        heard = self._heard_on(path)
         others = self.established if heard is None else [heard]
         speaking += [session for session in others if session not in speaking]
         return speaking
@@ -300,7 +304,7 @@ class Association:
 
     def known_on(self, path: int) -> Session | None:
         """The newest session that was heard on a path (its number); the current one if none was."""
-        return next((one for one in self.established if path in one.heard), self.current)
+        return self._heard_on(path) or self.current
 
     def rekey_at(self) -> float:
         """When the next handshake is due by age or use; infinite without a session."""
@@ -336,6 +340,9 @@ class Association:
         self.pending.clear()
         self.established.clear()
         self.sending = ()
+
+    def _heard_on(self, path: int) -> Session | None:
+        return next((one for one in self.established if path in one.heard), None)
 
     def _is_ripe(self, session: Session, usable: set[int], now: float) -> bool:
         heard = session.heard & usable

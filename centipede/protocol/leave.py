@@ -38,12 +38,11 @@ class Leave:
         self._tell_at = now
         self._asked_from = float("-inf")
         self._asked_last = float("-inf")
+        """When the greatest of those Initiates came first."""
         self._timestamp = -1
         """The greatest of those Initiates."""
         self._attempts = 0
         """How many there were of one effort."""
-        self._begun = now
-        """When the last of them came first."""
         self.gone = gone
 
     def quiet_at(self, last_traffic: float) -> float:
@@ -73,9 +72,9 @@ class Leave:
             if now > self._asked_last + _LULL_ATTEMPTS * self._timing.attempt_s:
                 self._asked_from, self._attempts = now, 0
             self._attempts += 1
-            self._asked_last = self._begun = now
+            self._asked_last = now
             self._timestamp = timestamp
-        repeated = self._begun + _REPEATED_S <= now < self._begun + self._timing.attempt_s
+        repeated = self._asked_last + _REPEATED_S <= now < self._asked_last + self._timing.attempt_s
         waited = now >= self._asked_from + patience_s(self._timing)
         return timestamp == self._timestamp and waited and (repeated or self._attempts >= _ATTEMPTS)
 

@@ -328,8 +328,8 @@ class Reach:
         numbers = frozenset(path.number for path in paths)
         known = next((machine for machine in before if machine.paths & numbers), None)
         if known is None:  # perhaps it was lost on one link and comes back by another
-            least = str(min(path.remote for path in paths))
-            known = next((machine for machine in before if machine.name == least and machine in self._dormant), None)
+            name = _least(paths)
+            known = next((machine for machine in before if machine.name == name and machine in self._dormant), None)
         if known is not None:
             before.remove(known)
             machine = replace(known, paths=numbers)
@@ -425,10 +425,14 @@ def candidate(path: Path, *, metered: bool) -> Candidate:
 
 def _name(paths: Sequence[Path], taken: Collection[str]) -> str:
     """A name for a machine that is not taken: its least address, so that most often it gets the same again."""
-    address = str(min(path.remote for path in paths))
+    address = _least(paths)
     if address not in taken:
         return address
     return next(name for number in range(2, len(taken) + 3) if (name := f"{address} {number}") not in taken)
+
+
+def _least(paths: Sequence[Path]) -> str:
+    return str(min(path.remote for path in paths))
 
 
 def _by_machine(paths: Sequence[Path]) -> list[list[Path]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from itertools import count
 
 import pytest
@@ -23,6 +23,7 @@ from centipede.protocol.handover import HandedSession, Handover
 from centipede.protocol.handshake import Params, SessionKeys
 from centipede.protocol.identity import Identity
 from centipede.protocol.table import Run
+from lab.process import wait_until
 from tests.unit.gateway import Memory, gateway
 
 SECRET = bytes(range(32))
@@ -437,12 +438,13 @@ def test_a_registration_that_a_life_before_took_with_it_is_made_anew(join: Join,
 def test_members_that_count_in_other_numbers_share_nothing_in_a_store(endpoint: str, memory: Memory) -> None:
     plan = StorePlan((endpoint,), "/t", None, SESSION_LIFE_S, lambda: WALL_NS)
     places: set[bytes] = set()
-    for of in (4, 5):
+
+    def registered(number: int) -> bool:
+        places.update(key for key in tuple(memory.keys) if key.endswith(b"/members/1"))
+        return len(places) == number
+
+    for number, of in enumerate((4, 5), 1):
         directory = Directory(plan, SECRET, 1, of, 0, Endpoint("10.8.0.1", of), bytes([of]) * 16)
         with closing(directory):
-            deadline = time.monotonic() + 20.0
-            while not (there := {key for key in memory.keys if key.endswith(b"/members/1")} - places):
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-        places |= there
+            wait_until(partial(registered, number), timeout_s=20.0, what="a registration in a place of its own")
     assert len(places) == 2
