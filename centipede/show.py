@@ -318,7 +318,7 @@ def members(channel: Channel | None, draining: bool, now: float) -> Cluster | No
                 state="up" if cluster.is_heard(each, now) else "silent",
                 last_heard_s=None if each.number is None else now - each.heard_at,
                 behind=len(each.untold),
-                mistake=each.mistake,
+                mistake="" if cluster.is_heard(each, now) else each.mistake,  # an old message may be sent again
             )
             for each in cluster.members
         ],

@@ -8,7 +8,7 @@ on to the one whose shard it names, once and no faster than a bucket allows.
 Nothing here is waited for: a member that hears nobody serves what it has, and renews it.
 
 Invariants: a message counts only if it was sealed with the identity's key, to this life, and after all others of its
-sender's that counted; a session is taken over once in a life.
+sender's that counted; a session is taken over once in a life, whatever becomes of other machines' clocks.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ _FORGET_S = 600.0
 """Longer than any session lives."""
 _MOST_LIVES = 65536
 """Lives that are remembered. It would take as many restarts until one could be played again."""
-_NEWS_S = 120.0
-"""A state that was sent longer ago does not count; less than _FORGET_S by a session's life."""
+_NEWS_S = 240.0
+"""A session that was granted longer ago is not taken over: more than any session lives, less than _FORGET_S."""
 FORWARDS_PER_S = 5000
 FORWARDS_AT_ONCE = 1000
 """Data that goes on to other members: what comes while a client learns whose an address is now, not all there is."""
 
 _HELLO = struct.Struct(">BBH")
-_STATE = struct.Struct(">QQ")
-_HEARD_BITS = 56
+_STATE = struct.Struct(">B7xQ")
+_HEARD = struct.Struct(">Q")
 _ACK = struct.Struct(f">Q{KEY_BYTES}s")
 
 
@@ -268,6 +268,8 @@ class Cluster:
         return header is not None and not header.control and message.life == member.life and message.to == self._life
 
     def _counts(self, member: Member, message: Message, now: float) -> bool:
+        if message.life == self._life:  # somebody sends back what this member said
+            return False
         if (reason := self._mistake(message)) is not None:
             member.mistake = reason
             return False
@@ -314,18 +316,20 @@ class Cluster:
                 del self._lives[next(life for life in self._lives if life not in present)]
 
     def _take(self, member: Member, body: bytes, now: float) -> None:
-        head, revision = _STATE.unpack_from(body)
-        sessions, heard = head >> _HEARD_BITS, head & (1 << _HEARD_BITS) - 1
-        # Sessions that were taken over are not remembered for ever: what was sent before, and heard or kept from
-        # arriving, must not be news then. No clocks are compared, for those of machines that pause drift apart.
-        if not self._noted or heard < self._noted[0][1]:
-            self.refused += 1
-            return
+        sessions, revision = _STATE.unpack_from(body)
+        start = _STATE.size + sessions * _HEARD.size
         try:
-            handover = Handover.decode(body[_STATE.size :], sessions=min(sessions, MOST_SESSIONS + 1), k=self._k)
+            handover = Handover.decode(body[start:], sessions=min(sessions, MOST_SESSIONS + 1), k=self._k)
         except HandoverError:
             self.refused += 1
             return
+        # Sessions that were taken over are not remembered for ever. What was granted before, and heard or kept from
+        # arriving, must not be news then. By its own clock the maker cannot say when that was: its machine may have
+        # stood still since. So it says what it had heard of this one then.
+        heard = [each for (each,) in _HEARD.iter_unpack(body[_STATE.size : start])]
+        known = self._noted[0][1] if self._noted else 0
+        fresh = tuple(each for each, then in zip(handover.sessions, heard, strict=True) if then >= known)
+        handover = replace(handover, sessions=fresh)
         if handover.peer in self._peers:  # if it is configured later, all is told again
             self.absorb(handover, now)
         self._send(member, ACK, _ACK.pack(revision, handover.peer.raw))
@@ -354,8 +358,10 @@ class Cluster:
                 # to the end, so that those which it does not acknowledge leave the others their turn
                 member.untold[public_key] = member.untold.pop(public_key)
                 member.telling[public_key] = revision
-                head = len(handover.sessions) << _HEARD_BITS | self._lives[member.life]
-                self._send(member, STATE, _STATE.pack(head, revision) + handover.encode())
+                known = self._lives[member.life]
+                heard = (self._grants.heard(each.base, member.life, known) for each in handover.sessions)
+                head = _STATE.pack(len(handover.sessions), revision) + b"".join(map(_HEARD.pack, heard))
+                self._send(member, STATE, head + handover.encode())
 
     def _send(self, member: Member, kind: int, body: bytes, to: bytes | None = None) -> None:
         message = Message(kind, self.member, self.of, self._life, to or member.life, self._counter, body)

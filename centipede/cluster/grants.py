@@ -44,6 +44,8 @@ class Grants:
         self._most_lives = lives(of) if most_lives is None else most_lives
         self._lives: dict[bytes, dict[int, list[bytes]]] = {}
         """By session base and member: its lives that have had the session, in order."""
+        self._heard: dict[bytes, dict[bytes, int]] = {}
+        """By session base and life."""
 
     def run(self, base: bytes, member: int, life: bytes, k: int) -> Run | None:
         """The run of this life of a member under a session; the same whenever asked. None if no slot is left."""
@@ -54,11 +56,16 @@ class Grants:
             had.append(life)
         return slot(member, self._of, had.index(life), k)
 
+    def heard(self, base: bytes, life: bytes, counter: int) -> int:
+        """What was last heard of a life when it was first told of a session; ``counter`` is what was heard by now."""
+        return self._heard.setdefault(base, {}).setdefault(life, counter)
+
     def __len__(self) -> int:
         """How many sessions are remembered."""
         return len(self._lives)
 
     def keep(self, bases: set[bytes]) -> None:
         """Forget all other sessions: they are over, and none of them comes back."""
-        for base in self._lives.keys() - bases:
-            del self._lives[base]
+        for known in (self._lives, self._heard):
+            for base in known.keys() - bases:
+                del known[base]

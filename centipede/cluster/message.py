@@ -7,7 +7,8 @@
         key = HMAC(HMAC(seed, "Centipede v1 cluster"), the sender's life)
 
 HELLO 1   0 1 k of the sender's run   1 1 count of addresses   2 2 generation   4 n count x 20: where peers may find it
-STATE 2   0 1 count of sessions   1 7 counter last heard   8 8 revision   16 n a handover, protocol/handover.py
+STATE 2   0 1 count of sessions   1 7 zero   8 8 revision   16 count x 8: counter of the receiver's that was last heard
+          when it was granted each   then a handover, protocol/handover.py
 ACK   3   0 8 revision   8 32 the peer
 DATA  4   0 n data that came to the wrong member, as it came
 ```

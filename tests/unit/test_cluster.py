@@ -333,19 +333,48 @@ def overheard(world: Shared, teller: Joined, listener: Joined) -> list[Message]:
     return said
 
 
+def test_what_was_forgotten_is_not_taken_over_again_from_a_member_that_stood_still() -> None:
+    world = Shared.up()
+    first, second, _ = world.joined
+    cluster, stood_at, now = second.cluster, first.machine.now, second.machine.now + 700.0
+    (base,) = cluster._taken
+    cluster.handle_timer(now)
+    assert not cluster.has(base)
+    # For the first no time has passed. It hears the second, which lives, and finds something to tell.
+    for address, data in cluster.take():
+        if address == first.address:
+            first.cluster.receive(second.address, data, stood_at)
+    first.cluster.tell([world.client.identity.public])
+    first.cluster.handle_timer(stood_at)
+    said = [data for address, data in first.cluster.take() if address == second.address]
+    assert STATE in {message.kind for data in said if (message := Message.open(SECRET, data)) is not None}
+    refused = cluster.refused
+    for data in said:
+        cluster.receive(first.address, data, now)
+    assert cluster.refused == refused
+    assert not cluster.has(base)
+    acknowledged = [data for address, data in cluster.take() if address == first.address]
+    for data in acknowledged:
+        first.cluster.receive(second.address, data, stood_at)
+    assert not next(each.untold for each in first.cluster.members if each.address == second.address)
+
+
 @pytest.mark.parametrize("pause_s", [29.0, 3600.0])
 def test_a_member_whose_clock_went_on_while_it_heard_nothing_is_believed(pause_s: float) -> None:
-    world = Shared.up()
+    world = Shared.up(timing=Timing(rekey_s=20.0, rekey_fallback_s=25.0, reject_s=30.0))
+    world.send_packets(world.client, 0.5, world.clock.now + 50.0)
     first, second, _ = world.joined
     cluster = second.cluster
     world.cut.add(second)
     world.pass_s(10.0)
     cluster._noted = deque((at - pause_s, counter) for at, counter in cluster._noted)
+    before = set(cluster._taken)
     cluster._taken.clear()
     world.cut.clear()
     first.cluster.tell([world.client.identity.public])
     world.pass_s(3.0)
-    assert cluster._taken, "the first had something to tell"
+    assert set(cluster._taken) == (before if pause_s < 60.0 else set()), "what was granted before is too old by then"
+    world.wait(lambda: bool(set(cluster._taken) - before), 30.0)  # the next renewal is news
     assert heard_by(second) == {1, 3}
 
 
@@ -388,6 +417,9 @@ def test_a_member_says_why_another_does_not_count() -> None:
         assert words in heard.mistake
     world.pass_s(1.5)
     assert heard.mistake == ""
+    own = Message(HELLO, 1, SERVERS, first.cluster._life, NO_LIFE, 0, bytes(4))
+    first.cluster.receive(second.address, own.seal(SECRET), first.machine.now)
+    assert heard.mistake == "", "what it said itself, sent back, is nobody's mistake"
 
 
 class Untold:
