@@ -82,9 +82,10 @@ class Migration:
         """The export that answers an offer of another machine."""
         return Export(handover, move).seal(offer, self._identity, self._random(KEY_BYTES))
 
-    def open(self, data: bytes, now: float) -> Export:
+    def open(self, data: bytes, now: float, check: Callable[[Handover], None]) -> Export:
         """What was exported to an offer made here; the offer is used up. Raises HandoverError, nothing else.
 
+        If ``check`` raises it because this machine cannot take such a handover, the offer stays as it was.
         The sessions in it are older by the time since the offer: in no case younger than the peer holds them to be.
         """
         self.expire(now)
@@ -102,6 +103,7 @@ class Migration:
             )
         waiting = self._open[name]
         export = Export.open(data, waiting.offer, bytes(waiting.one_time), self._identity.public)
+        check(export.handover)
         waiting.erase()
         del self._open[name]
         self._used.append(name)

@@ -25,7 +25,7 @@ from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handover import Handover
 from centipede.protocol.handshake import acknowledge_sid, check_mac1
 from centipede.protocol.identity import Identity, PublicKey
-from centipede.protocol.migration import Migration
+from centipede.protocol.migration import OFFER_LIFE_S, Migration
 from centipede.protocol.path_mtu import LEAST_INTERFACE_MTU, START_BYTES
 from centipede.protocol.path_set import MOST_LOCALS
 from centipede.protocol.peer import Peer
@@ -222,18 +222,18 @@ class Node:
 
         Raises HandoverError, with all as before, unless it is one, in time, for the first time, and the peer is known.
         """
-        export = self._migration.open(data, now)
-        handover = export.handover
+        export = self._migration.open(data, now, self._check_ours)
+        self._touch(self._peers[export.handover.peer], now).take_over(export.handover, now, move=export.move)
+        return export.handover.peer
+
+    def _check_ours(self, handover: Handover) -> None:
         if handover.local != self._context.identity.public:
             raise HandoverError("this export is of another identity; both machines need the same private key")
-        peer = self._peers.get(handover.peer)
-        if peer is None:
+        if handover.peer not in self._peers:
             raise HandoverError(
                 f"this export is for a peer with the key {handover.peer.text}, which is not configured here; "
-                "add it to the configuration, make a new offer and export again"
+                f"add it with 'centipede sync' and import the same text again, within {OFFER_LIFE_S:g} s of the offer"
             )
-        self._touch(peer, now).take_over(handover, now, move=export.move)
-        return handover.peer
 
     # Sharing with other members of a cluster.
 

@@ -486,6 +486,9 @@ def test_the_peer_must_be_configured_at_both_machines() -> None:
     text = refusal(lambda: world.new.node.import_(data, world.new.now))
     assert "not configured here" in text
     assert world.client.identity.public.text in text
+    world.new.node.add_peer(PeerSpec(world.client.identity.public, "a"), world.new.record, world.new.now)
+    world.import_(world.new, data)  # the same text: the offer was not used up
+    assert world.wait(lambda: world.serves(world.new), 2.0) < 1.2
     with pytest.raises(KeyError):
         world.old.node.export(Identity.from_seed(bytes([7]) * 32).public, offer, world.old.now, move=True)
 
