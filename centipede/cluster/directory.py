@@ -106,7 +106,7 @@ class Directory:
         wall_ns: int,
     ) -> None:
         store = self._registry.store
-        if store is None:
+        if store is None or self.gone_since is not None:  # it may be another when it is back
             return
         left = [Left(name, store) for name in self._registry.claim(peers, cluster.has, now, wall_ns)]
         for handover in filter(None, map(made_here, self._untold)):

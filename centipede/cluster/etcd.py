@@ -1,6 +1,6 @@
 """Etcd: the few requests a member makes, by etcd's JSON gateway (https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway).
 
-Blocks, at most a second or two at a time: for a thread of its own (store.py). Whatever goes wrong is a StoreError, and
+Blocks, some seconds at most: for a thread of its own (store.py). Whatever goes wrong is a StoreError, and
 the next request goes to the next endpoint. Nothing that comes back is believed to be what was put; records are
 sealed (record.py).
 """
@@ -14,22 +14,25 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _TIMEOUT_S = 1.5
-"""Of an answer. Some of them, and a round's pause, fit into the lease of a registration (store.py)."""
+"""Of each step of a request. Some of them, and a round's pause, fit into the lease of a registration (store.py)."""
 _LARGEST_BYTES = 1 << 24
 """Of an answer. A record has less than 2 KiB, and no request asks for more than MOST_RECORDS of them."""
 MOST_RECORDS = 256
 _REFUSALS = ("SSLV3_ALERT_BAD_CERTIFICATE", "TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_UNKNOWN_CA")
 """What a store says, by its age, to a member with a certificate of no use or with none."""
+_SENSELESS = "not an answer of etcd; check the port in endpoints"
 _ERROR_CHARACTERS = 200
+_Json: TypeAlias = dict[str, Any]
+_T = TypeVar("_T")
 
 
 class StoreError(Exception):
@@ -78,47 +81,61 @@ class Etcd:
 
     def grant(self, seconds: int) -> int:
         """A new lease that ends in so many seconds."""
-        return _integer(self._call("/v3/lease/grant", {"TTL": seconds}), "ID")
+        return self._call("/v3/lease/grant", {"TTL": seconds}, lambda answer: _integer(answer, "ID"))
 
     def keep_alive(self, lease: int) -> bool:
         """Renew a lease. False if there is none such any more."""
-        result = self._call("/v3/lease/keepalive", {"ID": lease}).get("result")
-        return isinstance(result, dict) and _integer(result, "TTL") > 0
+
+        def read(answer: _Json) -> bool:
+            result = answer.get("result")
+            return isinstance(result, dict) and _integer(result, "TTL") > 0
+
+        return self._call("/v3/lease/keepalive", {"ID": lease}, read)
 
     def revoke(self, lease: int) -> None:
         """End a lease, and all that was put under it."""
-        self._call("/v3/lease/revoke", {"ID": lease})
+        self._call("/v3/lease/revoke", {"ID": lease}, lambda answer: None)
 
     def create(self, key: str, value: bytes, lease: int) -> Value | None:
         """Put the value if there is none (0 for no lease); else give the one there is."""
+
+        def read(answer: _Json) -> Value | None:
+            return None if answer.get("succeeded") else _range(answer, 0)[1][0]
+
         absent = {"key": _encode(key), "target": "VERSION", "result": "EQUAL", "version": "0"}
-        answer = self._transact([absent], [_put(key, value, lease)], [_get(key)])
-        if answer.get("succeeded"):
-            return None
-        _, values = _range(answer, 0)
-        if not values:
-            raise StoreError("answered a creation with neither success nor a value")
-        return values[0]
+        return self._transact([_put(key, value, lease)], read, compare=absent, otherwise=_get(key))
 
     def replace(self, old: Value, value: bytes, lease: int) -> bool:
         """Put another value in place of ``old``, if that is still there."""
         same = {"key": _encode(old.key), "target": "MOD", "result": "EQUAL", "mod_revision": str(old.revision)}
-        return bool(self._transact([same], [_put(old.key, value, lease)]).get("succeeded"))
+        put = [_put(old.key, value, lease)]
+        return self._transact(put, lambda answer: bool(answer.get("succeeded")), compare=same)
 
-    def put(self, key: str, value: bytes, lease: int) -> None:
-        """Put a value whatever there was."""
-        self._transact([], [_put(key, value, lease)])
+    def put(self, key: str, value: bytes, lease: int, there: tuple[str, bytes]) -> bool:
+        """Put a value whatever there was, if ``there`` is, a key and its value."""
+        put = [_put(key, value, lease)]
+        return self._transact(put, lambda answer: bool(answer.get("succeeded")), compare=_same(*there))
 
-    def count(self, key: str, value: bytes, lease: int) -> int:
-        """Put a value and give how many times, from 1, that was done to this key: nobody else gets the same."""
-        answer = self._transact([], [_put(key, value, lease), _get(key)])
-        version, _ = _range(answer, 1)
-        if version < 1:
-            raise StoreError("counted less than one put")
-        return version
+    def count(self, key: str, value: bytes, lease: int, there: tuple[str, bytes]) -> int | None:
+        """Likewise, and give how many times, from 1, that was done to this key: nobody else gets the same."""
+
+        def read(answer: _Json) -> int | None:
+            if not answer.get("succeeded"):
+                return None
+            version, _ = _range(answer, 1)
+            if version < 1:
+                raise ValueError("counted less than one put")
+            return version
+
+        return self._transact([_put(key, value, lease), _get(key)], read, compare=_same(*there))
 
     def look(self, ranges: Sequence[Range]) -> Found:
         """All these at one moment."""
+
+        def read(answer: _Json) -> Found:
+            revision = _integer(answer["header"], "revision")
+            return Found(revision, tuple(_range(answer, index)[1] for index in range(len(ranges))))
+
         wanted = [
             {
                 "requestRange": {
@@ -132,17 +149,23 @@ class Etcd:
             }
             for each in ranges
         ]
-        answer = self._transact([], wanted)
-        header = answer.get("header")
-        if not isinstance(header, dict):
-            raise StoreError("answered without a revision")
-        found = tuple(_range(answer, index)[1] for index in range(len(ranges)))
-        return Found(_integer(header, "revision"), found)
+        return self._transact(wanted, read)
 
-    def _transact(self, compare: list[Any], success: list[Any], failure: Sequence[Any] = ()) -> dict[str, Any]:
-        return self._call("/v3/kv/txn", {"compare": compare, "success": success, "failure": list(failure)})
+    def _transact(
+        self,
+        success: Sequence[_Json],
+        read: Callable[[_Json], _T],
+        *,
+        compare: _Json | None = None,
+        otherwise: _Json | None = None,
+    ) -> _T:
+        """Do ``success`` at one moment if ``compare`` holds, else ``otherwise``; ``read`` is as for :meth:`_call`."""
+        compares, failure = ([] if each is None else [each] for each in (compare, otherwise))
+        body = {"compare": compares, "success": list(success), "failure": failure}
+        return self._call("/v3/kv/txn", body, read)
 
-    def _call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _call(self, path: str, body: _Json, read: Callable[[_Json], _T]) -> _T:
+        """Ask, and give what ``read`` makes of the answer."""
         endpoint = self._endpoints[0]
         try:
             connection = self._connection = self._connection or self._open(endpoint)
@@ -153,17 +176,17 @@ class Etcd:
             data = response.read(_LARGEST_BYTES + 1)
             if len(data) > _LARGEST_BYTES:
                 raise ValueError("an answer beyond all measure")
-            answer = json.loads(data)
             if response.status != http.HTTPStatus.OK:
-                raise ValueError(f"{response.status} {answer.get('error', '') if isinstance(answer, dict) else ''}")
-            if not isinstance(answer, dict):
-                raise ValueError("an answer that is no object")
-        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
+                raise ValueError(f"{response.status} {_reason(data)}")
+            try:
+                return read(_object(data))
+            except (LookupError, TypeError, AttributeError, ValueError, OverflowError, RecursionError):
+                raise ValueError(_SENSELESS) from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
             self.close()
             self._endpoints = [*self._endpoints[1:], endpoint]
-            words = " ".join("".join(each if each.isprintable() else " " for each in _words(error)).split())
+            words = " ".join("".join(each if each.isprintable() else " " for each in _words(error, endpoint)).split())
             raise StoreError(f"{endpoint}: {words[:_ERROR_CHARACTERS]}") from None
-        return answer
 
     def _open(self, endpoint: str) -> http.client.HTTPConnection:
         parts = urlsplit(endpoint)
@@ -215,7 +238,23 @@ def _send(connection: http.client.HTTPConnection, path: str, body: str) -> None:
         raise
 
 
-def _words(error: Exception) -> str:
+def _reason(data: bytes) -> str:
+    """Why etcd did not do it, from its answer."""
+    try:
+        return str(_object(data)["error"])
+    except (LookupError, TypeError, ValueError, RecursionError):
+        return _SENSELESS
+
+
+def _object(data: bytes) -> _Json:
+    """Raises TypeError, ValueError or RecursionError if it is no JSON object."""
+    answer = json.loads(data)
+    if not isinstance(answer, dict):
+        raise TypeError
+    return answer
+
+
+def _words(error: Exception, endpoint: str) -> str:
     """What went wrong; what to do about it, where that is known."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate does not pass: {error.verify_message}; check ca_file and the address in endpoints"
@@ -223,14 +262,20 @@ def _words(error: Exception) -> str:
         return "it wants a certificate that it knows; check cert_file and key_file"
     if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
         return "it does not speak TLS; check the port in endpoints, or write http"
+    if isinstance(error, http.client.RemoteDisconnected | http.client.BadStatusLine) and endpoint.startswith("http:"):
+        return "it does not answer in HTTP; if it speaks TLS, write https in endpoints"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _put(key: str, value: bytes, lease: int) -> dict[str, Any]:
+def _put(key: str, value: bytes, lease: int) -> _Json:
     return {"requestPut": {"key": _encode(key), "value": base64.b64encode(value).decode(), "lease": str(lease)}}
 
 
-def _get(key: str) -> dict[str, Any]:
+def _same(key: str, value: bytes) -> _Json:
+    return {"key": _encode(key), "target": "VALUE", "result": "EQUAL", "value": base64.b64encode(value).decode()}
+
+
+def _get(key: str) -> _Json:
     return {"requestRange": {"key": _encode(key)}}
 
 
@@ -238,27 +283,20 @@ def _encode(key: str) -> str:
     return base64.b64encode(key.encode()).decode()
 
 
-def _integer(answer: dict[str, Any], key: str) -> int:
+def _integer(answer: _Json, key: str) -> int:
     """The gateway writes 64 bit integers as text, and leaves out zeros."""
-    value = answer.get(key, 0)
-    try:
-        return int(value)
-    except (TypeError, ValueError, OverflowError):  # JSON as Python reads it has Infinity
-        raise StoreError(f"gave no number for {key}") from None
+    return int(answer.get(key, 0))
 
 
-def _range(answer: dict[str, Any], index: int) -> tuple[int, tuple[Value, ...]]:
+def _range(answer: _Json, index: int) -> tuple[int, tuple[Value, ...]]:
     """The version of the first key, and all values, of one range among the responses of a transaction."""
-    try:
-        kvs = answer["responses"][index]["response_range"].get("kvs", [])
-        values = tuple(
-            Value(
-                base64.b64decode(each["key"], validate=True).decode(),
-                base64.b64decode(each.get("value", ""), validate=True),
-                _integer(each, "mod_revision"),
-            )
-            for each in kvs
+    kvs = answer["responses"][index]["response_range"].get("kvs", [])
+    values = tuple(
+        Value(
+            base64.b64decode(each["key"], validate=True).decode(),
+            base64.b64decode(each.get("value", ""), validate=True),
+            _integer(each, "mod_revision"),
         )
-        return (_integer(kvs[0], "version") if kvs else 0), values
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-        raise StoreError("gave an answer that makes no sense") from None
+        for each in kvs
+    )
+    return (_integer(kvs[0], "version") if kvs else 0), values

@@ -5,8 +5,8 @@ its channel's address, and for each peer the sessions that it made and the times
 takes the addresses, the timestamps, and each session that nobody told it by the channel for a while.
 
 Invariants: a session is served only with a run that the store counted out to this member's number and to nobody before,
-from the slots that makers do not grant of; a session is put into one store and never into another or into the same
-after it lost anything, for that would count anew. docs/protocol.md "A store".
+from the slots that makers do not grant of; a session is put into one store and never into another, or into the same
+after it lost anything or this member's registration, for that would count anew. docs/protocol.md "A store".
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ GRACE_S = 3.0
 """For this long a session is left to its maker to tell."""
 RECORD_S = 240
 """Lease of a peer's record: longer than its sessions live."""
-GRANT_S = 600
-"""Lease of a count: longer than the session can be found."""
+GRANT_S = 3600
+"""Lease of a count: longer than a session can be found, even if its maker's machine stood still for LEASE_S (store.py)
+after each second in which it ran."""
 MOST_OFFERED = 16384
 _MOST_PUBLISHED = 16384
 
@@ -41,7 +42,7 @@ class View:
     """What the store's thread saw in one look."""
 
     store: bytes
-    """Which store it is: another after it lost anything."""
+    """Which store it is: another after it lost anything, or this member's registration ended there."""
     members: dict[str, bytes] = field(default_factory=dict)
     """All registrations, by name."""
     records: tuple[tuple[str, bytes], ...] = ()
@@ -111,8 +112,8 @@ class Registry:
         for session in handover.sessions:
             self._published.setdefault(session.base, self.store)
         sessions = tuple(each for each in handover.sessions if self._published[each.base] == self.store)
-        if not sessions and not handover.floor and not handover.last_used:
-            return None
+        if not sessions and (handover.sessions or not (handover.floor or handover.last_used)):
+            return None  # what is there has the sessions, and the next one brings the timestamps
         name = f"sessions/{blind(self._secret, 'peer', handover.peer.raw)}/{self._life.hex()}"
         body = _SESSIONS.pack(wall_ns, len(sessions)) + replace(handover, sessions=sessions).encode()
         return name, self._sealer.seal(name, body)

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import queue
 import secrets
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from centipede.cluster.etcd import MOST_RECORDS, Etcd, Range, StoreError
 from centipede.cluster.registry import GRANT_S, MOST_OFFERED, RECORD_S, View
-from centipede.errors import HostError
 
 ROUND_S = 1.0
 LEASE_S = 10
@@ -87,21 +84,36 @@ class Keeper:
             members, more = self._look()
         # Whoever took or removed it may have been the thread of a life before, which ended late.
         self._registered = self._registered and members.get(self._name) == self._registration
-        store = self._born + self._losses.to_bytes(4, "big")
         there, reason = members.get(self._name), ""
         holder = None if there is None or self._is_own(there) else there
         try:
             holder = self._keep_registered()
-            self._put(left, store, until)
+            self._put(left, until)
         except StoreError as error:  # as one that is full: what it shows is good all the same
             reason = str(error)
-        view = View(store, members, tuple(self._found), tuple(self._grants), holder, self._anew, reason)
+        view = View(self._store, members, tuple(self._found), tuple(self._grants), holder, self._anew, reason)
         self._found, self._grants, self._anew = [], [], False
         return view
 
+    @property
+    def _store(self) -> bytes:
+        return self._born + self._losses.to_bytes(4, "big")
+
+    def _lose(self) -> None:
+        """What was put and counted until now may be forgotten."""
+        self._losses += 1
+        self._anew = True
+        self._found, self._grants = [], []
+        self._since = 0
+
     def _keep_registered(self) -> bytes | None:
         """Gives the registration of whoever has the member's number in its place."""
-        if not self._lease or not self._etcd.keep_alive(self._lease):
+        if self._lease and not self._etcd.keep_alive(self._lease):
+            # For how long nobody knows: this machine may have stood still with all its clocks, and what is young by
+            # them be older than what the store remembers.
+            self._lease = 0
+            self._lose()
+        if not self._lease:
             self._registered = False
             self._lease = self._etcd.grant(LEASE_S)
         holder = None
@@ -111,15 +123,22 @@ class Keeper:
                 self._registered = self._anew = True
         return holder
 
-    def _put(self, left: dict[str, Left], store: bytes, until: float) -> None:
+    def _put(self, left: dict[str, Left], until: float) -> None:
+        for name in [name for name, each in left.items() if each.store != self._store]:
+            del left[name]
+        registered = self._prefix + self._name, self._registration  # is asked for at the same moment
         records = counts = 0  # the leases of this round
         for name, each in sorted(left.items(), key=lambda item: item[1].value is not None):  # a claim is waited for
-            if each.value is not None and each.store == store:
+            if each.value is not None:
                 records = records or self._etcd.grant(RECORD_S)
-                self._etcd.put(self._prefix + name, each.value, records)
-            elif each.store == store and self._registered:
+                self._registered = self._etcd.put(self._prefix + name, each.value, records, registered)
+            else:
                 counts = counts or self._etcd.grant(GRANT_S)
-                self._grants.append((name, self._etcd.count(self._prefix + name, b"", counts)))
+                count = self._etcd.count(self._prefix + name, b"", counts, registered)
+                self._registered = count is not None
+                self._grants += [] if count is None else [(name, count)]
+            if not self._registered:  # what is left is for a round that finds out why
+                break
             del left[name]
             if self._clock() >= until:
                 break
@@ -149,12 +168,10 @@ class Keeper:
         mark = marks[0].value[:BORN_BYTES] if marks else self._make_mark(born)
         if found.revision < self._revision or mark != self._born:
             # made anew, or put back to an earlier state: it may have forgotten what it counted
-            self._losses += 1
             self._born = mark
-            self._anew = True
-            self._found, self._grants = [], []
             if self._since:  # not all of its records were looked for
-                records, self._since = (), 0
+                records = ()
+            self._lose()
         self._revision = found.revision
         if records:
             self._since = records[-1].revision + 1
@@ -219,20 +236,3 @@ class Store:
         with suppress(StoreError):  # the lease ends by itself
             self._keeper.leave()
         self._etcd.close()
-
-
-def tls_context(ca_file: Path | None, cert_file: Path | None, key_file: Path | None) -> ssl.SSLContext | None:
-    """For endpoints that begin with https. Raises HostError, naming the file."""
-    if ca_file is None:
-        return None
-    at = ca_file
-    try:
-        context = ssl.create_default_context(cafile=str(ca_file))
-        if cert_file is not None:
-            at = cert_file
-            context.load_cert_chain(cert_file, key_file)
-    except OSError as error:  # an SSLError is one
-        raise HostError(
-            f"{at} cannot be used for TLS: {error.strerror or error}; name a PEM file that belongs to the store"
-        ) from None
-    return context

@@ -40,7 +40,7 @@ def test_a_store_that_was_killed_is_back_with_what_it_had(host: Host) -> None:
     store = Store(host, ADDRESS)
     assert store.processes == []
     store.start()
-    ask(host, lambda etcd: etcd.put("/here", b"kept", 0))
+    ask(host, lambda etcd: etcd.create("/here", b"kept", 0))
     (process,) = store.processes
     process.kill()
     with pytest.raises(StoreError, match="refused"):

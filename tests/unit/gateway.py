@@ -76,6 +76,8 @@ class Memory:
         kept = self.keys.get(base64.b64decode(compare["key"]))
         if compare["target"] == "VERSION":
             return (kept.version if kept else 0) == int(compare["version"])
+        if compare["target"] == "VALUE":
+            return kept is not None and kept.value == compare["value"]
         return (kept.revision if kept else 0) == int(compare["mod_revision"])
 
     def _operate(self, request: dict[str, Any]) -> dict[str, Any]:

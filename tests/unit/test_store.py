@@ -234,6 +234,66 @@ def test_a_session_is_never_put_into_a_store_that_may_have_forgotten_counts(join
     assert late.get_session().base == handed(3).base
 
 
+def test_a_member_that_stood_still_puts_nothing_that_was_counted_and_forgotten(join: Join, memory: Memory) -> None:
+    maker = join(1, 11)
+    maker.round()
+    maker.publish(known(handed(1)))
+    maker.round()
+    assert join(2, 12).get_session().base == handed(1).base
+    maker.publish(known(handed(1), floor=8))  # and then it stands still until the store has forgotten all of it
+    memory.expire()
+    maker.round()
+    assert not any(key.startswith(b"/t/sessions/") for key in memory.keys)
+    assert maker.left == {}
+    assert maker.view.anew
+    assert maker.registry.publish(known(handed(1)), maker.wall_ns) is None
+    maker.publish(known(handed(1), handed(3)))
+    maker.round()
+    assert join(2, 13).get_session().base == handed(3).base
+
+
+@pytest.mark.parametrize("what", ["put", "counted"])
+def test_nothing_is_done_once_the_registration_ended(join: Join, memory: Memory, what: str) -> None:
+    maker, machine = join(1, 11), join(2, 12)
+    maker.round()
+    maker.publish(known(handed(1)))
+    maker.round()
+    machine.round()
+    if what == "put":
+        machine.publish(known(handed(3)))
+    else:
+        machine.now += GRACE_S
+        assert machine.claim()
+    keep_alive = machine.etcd.keep_alive
+
+    def stand_still(lease: int) -> bool:
+        kept = keep_alive(lease)
+        memory.expire(lease)
+        return kept
+
+    machine.etcd.keep_alive = stand_still  # type: ignore[method-assign]
+    before = memory.keys.keys() - {b"/t/members/2"}
+    machine.round()
+    assert memory.keys.keys() == before
+    assert len(machine.left) == 1
+    machine.etcd.keep_alive = keep_alive  # type: ignore[method-assign]
+    machine.round()
+    assert machine.left == {}
+    assert machine.view.anew
+    assert memory.keys.keys() == before | {b"/t/members/2"}
+
+
+def test_what_another_registration_found_is_found_again(join: Join, memory: Memory) -> None:
+    maker, machine = join(1, 11), join(2, 12)
+    maker.round()
+    maker.publish(known(handed(1)))
+    maker.round()
+    machine.round()
+    memory.expire(machine.keeper._lease)
+    machine.round()
+    assert machine.get_session().base == handed(1).base
+
+
 def test_a_store_put_back_to_an_earlier_state_is_another(join: Join, memory: Memory) -> None:
     maker = join(1, 11)
     maker.round()
@@ -284,8 +344,24 @@ def test_what_was_left_while_it_was_gone_is_put_when_it_is_back(endpoint: str, j
 )
 def test_an_answer_that_makes_no_sense_is_a_store_that_is_gone(join: Join, memory: Memory, answer: bytes) -> None:
     memory.answer = answer
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match="not an answer of etcd; check the port in endpoints"):
         join(1, 11).round()
+
+
+def test_the_next_endpoint_is_asked_if_one_makes_no_sense(endpoint: str, memory: Memory) -> None:
+    memory.answer = b'{"header":{},"succeeded":true}'
+    with closing(Etcd([endpoint, "http://127.0.0.1:9"], None)) as etcd:
+        with pytest.raises(StoreError, match=endpoint):
+            etcd.count("/a", b"", 0, ("/b", b""))
+        with pytest.raises(StoreError, match=r"127\.0\.0\.1:9: "):
+            etcd.grant(10)
+
+
+def test_what_no_etcd_would_say_is_told_as_that(endpoint: str, memory: Memory) -> None:
+    memory.answer, memory.status = b"404 page not found", 404
+    reason = ": 404 not an answer of etcd; check the port in endpoints$"
+    with closing(Etcd([endpoint], None)) as etcd, pytest.raises(StoreError, match=reason):
+        etcd.grant(10)
 
 
 def test_a_store_that_takes_nothing_still_shows_who_is_there(join: Join, memory: Memory) -> None:
