@@ -508,12 +508,7 @@ def _name(file: str) -> str:
 
 
 def _ask(runtime_dir: Path, name: str) -> status.Interface:
-    with ControlClient(runtime_dir, _name(name)) as client:
-        answer = client.request(Show())
-    try:
-        return msgspec.json.decode(answer, type=status.Interface)
-    except msgspec.MsgspecError:
-        raise ControlError(f"the daemon of {name} is of another version; restart it") from None
+    return _request(runtime_dir, name, Show(), status.Interface)
 
 
 def _ask_if_there(runtime_dir: Path, name: str) -> status.Interface | None:
@@ -527,12 +522,15 @@ def _ask_if_there(runtime_dir: Path, name: str) -> status.Interface | None:
 
 def _request(runtime_dir: Path, name: str, request: Request, answer: type[_Answer]) -> _Answer:
     with ControlClient(runtime_dir, _name(name)) as client:
-        return msgspec.json.decode(client.request(request), type=answer)
+        received = client.request(request)
+    try:
+        return msgspec.json.decode(received, type=answer)
+    except msgspec.MsgspecError:
+        raise ControlError(f"the daemon of {name} is of another version; restart it") from None
 
 
 def _change(runtime_dir: Path, name: str, request: Request) -> None:
-    with ControlClient(runtime_dir, _name(name)) as client:
-        words: Sequence[str] = msgspec.json.decode(client.request(request), type=list[str])
+    words: Sequence[str] = _request(runtime_dir, name, request, list[str])
     click.echo("\n".join(words) or "nothing to change")
 
 

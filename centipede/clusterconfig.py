@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from centipede.errors import HostError
 from centipede.fields import parse_target
 from centipede.keyfile import check_private
-from centipede.place import EXAMPLES, Place
+from centipede.place import Place
 from centipede.protocol.endpoint import Endpoint
 
 MEMBERS_RANGE = range(2, 65)
@@ -81,7 +83,7 @@ def check_cluster(table: ClusterTable, place: Place, directory: Path) -> Cluster
             "listen", f"{listen} is good on one link only, and a store has no place for that; name another address"
         )
     if table.members is None and store is None:
-        place.fail("members", f"is missing; add {EXAMPLES['members']}")
+        place.fail("members", f"is missing; add {place.example('members')}")
     if table.members is not None and store is not None:
         place.fail("members", "the store tells them; remove this key or store")
     members = place.parse_each("members", table.members or (), _channel)
@@ -107,26 +109,43 @@ def _store(table: ClusterTable, place: Place, directory: Path) -> StoreConfig | 
     if any(secure) != all(secure):
         place.fail("endpoints", "some begin with http and some with https; write all of them alike")
     if secure[0] and table.ca_file is None:
-        place.fail("ca_file", f"is missing, and without it nobody vouches for the store; add {EXAMPLES['ca_file']}")
+        place.fail(
+            "ca_file", f"is missing, and without it nobody vouches for the store; add {place.example('ca_file')}"
+        )
     for key, value in files.items():
         if value is not None and not secure[0]:
             place.fail(key, "the endpoints begin with http; write https, or remove the key")
     if (table.cert_file is None) != (table.key_file is None):
         absent = "cert_file" if table.cert_file is None else "key_file"
-        place.fail(absent, f"is missing; add {EXAMPLES[absent]}, or remove the other of the two")
+        place.fail(absent, f"is missing; add {place.example(absent)}, or remove the other of the two")
     paths = {
         key: None if value is None else place.parse(key, value, lambda text: _pem_file(directory / text))
         for key, value in files.items()
     }
     if (key_file := paths["key_file"]) is not None:
         place.parse("key_file", "", lambda _: check_private(key_file, key_file.stat().st_mode))
+    _check_tls(paths, place)
     prefix = "/centipede" if table.prefix is None else table.prefix
     if not re.fullmatch(r"[!-~]{1,200}", prefix):
-        place.fail("prefix", f"{prefix!r} has other than 1 to 200 visible ASCII characters; write {EXAMPLES['prefix']}")
+        place.fail(
+            "prefix", f"{prefix!r} has other than 1 to 200 visible ASCII characters; write {place.example('prefix')}"
+        )
     return StoreConfig(endpoints, paths["ca_file"], paths["cert_file"], paths["key_file"], prefix)
 
 
-_ENDPOINTS = 'endpoints = ["https://10.8.0.9:2379"]'
+def _check_tls(files: Mapping[str, Path | None], place: Place) -> None:
+    """Members must not be told at the start only that their certificates are of no use."""
+    if files["ca_file"] is None:
+        return
+    from centipede.cluster.tls import tls_context  # nothing of it is loaded without a store
+
+    try:
+        tls_context(files["ca_file"], files["cert_file"], files["key_file"])
+    except HostError as error:
+        place.fail("store", str(error))
+
+
+_ENDPOINTS = Place("", "[cluster]").example("endpoints")
 
 
 def _store_endpoint(text: str) -> str:
@@ -139,7 +158,7 @@ def _store_endpoint(text: str) -> str:
     host, _, port = rest.rpartition(":")
     if not host or not port.isdecimal():
         raise ValueError(f"{text!r} has no port; write {_ENDPOINTS}")
-    target = parse_target(rest)
+    target = parse_target(rest, f"write {_ENDPOINTS}")
     host = f"[{target.host}]" if ":" in target.host else target.host
     return f"{scheme}://{host}:{target.port}"
 
@@ -153,7 +172,8 @@ def _pem_file(path: Path) -> Path:
 
 
 def _channel(text: str) -> Endpoint:
-    endpoint = parse_target(text).endpoint
+    advice = "write it like 10.8.0.1:51821 or [fd00::1]:51821"
+    endpoint = parse_target(text, advice).endpoint
     if endpoint is None:
-        raise ValueError(f"{text!r} is no address; write ADDRESS:PORT, like 10.8.0.1:51821")
+        raise ValueError(f"{text!r} is no address; {advice}")
     return endpoint

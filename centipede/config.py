@@ -39,7 +39,7 @@ from centipede.fields import (
     parse_target,
 )
 from centipede.keyfile import check_private, load_key
-from centipede.place import EXAMPLES, Place
+from centipede.place import Place
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handshake import NO_PSK
 from centipede.protocol.identity import Identity, PublicKey, parse_key
@@ -182,7 +182,7 @@ def load_config(file: Path) -> Config:
     table = _convert(interface, InterfaceTable, place)
     identity = Identity.from_seed(_private_key(table, place, file))
     if not table.address:
-        place.fail("address", f"the interface needs an address; write {EXAMPLES['address']}")
+        place.fail("address", f"the interface needs an address; write {place.example('address')}")
     peers = tuple(parse_peer(peer, str(file), file.parent) for peer in peer_tables)
     if any("preshared_key" in peer for peer in peer_tables):
         place.parse("preshared_key", "", lambda _: check_private(file, file.stat().st_mode))
@@ -217,7 +217,7 @@ def _busy_poll_s(busy_poll_s: float, place: Place) -> float:
     if not shortest <= busy_poll_s <= longest:
         place.fail(
             "busy_poll",
-            f"{busy_poll_s:g} s is not between {shortest:g} and {longest:g}; write {EXAMPLES['busy_poll']}",
+            f"{busy_poll_s:g} s is not between {shortest:g} and {longest:g}; write {place.example('busy_poll')}",
         )
     return busy_poll_s
 
@@ -234,7 +234,7 @@ def parse_peer(written: Mapping[str, Any], origin: str, directory: Path) -> Peer
         place.fail("copies", f"scheduler {scheduler!r} sends no copies; remove the key or choose redundant")
     copies = 2 if table.copies is None else table.copies
     if copies != "all" and copies < 1:
-        place.fail("copies", f"{copies} is less than 1; write {EXAMPLES['copies']}")
+        place.fail("copies", f"{copies} is less than 1; write {place.example('copies')}")
     shortest, longest = HEARTBEAT_RANGE_S
     if not shortest <= table.heartbeat <= longest:
         place.fail(
@@ -340,12 +340,12 @@ def _convert(written: Mapping[str, Any], shape: type[_Table], place: Place) -> _
         if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what, re.DOTALL):
             place.fail(unknown[1], _unknown(unknown[1], shape.__struct_fields__))
         if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
-            place.fail(missing[1], f"is missing; add {EXAMPLES[missing[1]]}")
+            place.fail(missing[1], f"is missing; add {place.example(missing[1])}")
         key = at.rstrip("`")  # such as copies, or listen[0]
         name, *index = key.rstrip("]").split("[")
         value = written[name][int(index[0])] if index else written[name]
         shown = "this" if name in _SECRET or not isinstance(value, str | int | float) else _toml(value)
-        place.fail(key, f"{shown} does not belong here; write {EXAMPLES[name]}")
+        place.fail(key, f"{shown} does not belong here; write {place.example(name)}")
 
 
 def _unknown(key: str, known: Iterable[str], what: str = "key") -> str:
@@ -368,7 +368,9 @@ def _private_key(table: InterfaceTable, place: Place, file: Path) -> bytes:
             "private_key_file", table.private_key_file, lambda text: load_key(file.parent / text, "centipede genkey")
         )
     if table.private_key is None:
-        place.fail("private_key_file", f"is missing; add {EXAMPLES['private_key_file']}, made by 'centipede genkey'")
+        place.fail(
+            "private_key_file", f"is missing; add {place.example('private_key_file')}, made by 'centipede genkey'"
+        )
     place.parse("private_key", table.private_key, lambda _: check_private(file, file.stat().st_mode))
     return place.parse("private_key", table.private_key, _key("centipede genkey"))
 
@@ -414,7 +416,7 @@ def _key(command: str) -> Callable[[str], bytes]:
 
 def _table(number: int, place: Place) -> int:
     if number in KERNEL_TABLES:
-        place.fail("table", f"{number} is one of the kernel's own tables; write {EXAMPLES['table']}")
+        place.fail("table", f"{number} is one of the kernel's own tables; write {place.example('table')}")
     return place.within("table", number, TABLE_RANGE)
 
 

@@ -35,6 +35,7 @@ _PEER_NAME = re.compile(r"[a-zA-Z0-9_=+.@-]{1,63}")
 _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?)*\.?"
 )
+_TARGETS = "write it like vpn.example.net:51820, 198.51.100.7:51820 or [2001:db8::1]:51820"
 _RESERVED_NAMES = frozenset({".", "..", "all"})
 
 
@@ -113,9 +114,8 @@ def parse_interface_address(text: str) -> InterfaceAddress:
     return address
 
 
-def parse_target(text: str) -> Target:
-    """``ADDRESS:PORT``, ``[IPV6]:PORT`` or ``HOST:PORT``; the port may be left out."""
-    advice = "write it like vpn.example.net:51820, 198.51.100.7:51820 or [2001:db8::1]:51820"
+def parse_target(text: str, advice: str = _TARGETS) -> Target:
+    """``ADDRESS:PORT``, ``[IPV6]:PORT`` or ``HOST:PORT``; the port may be left out. ``advice`` ends an error."""
     host, port = _split(text, advice)
     if port == 0:
         raise ValueError(f"{text!r} has port 0, which nobody can listen on; {advice}")

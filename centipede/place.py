@@ -10,7 +10,7 @@ from centipede.errors import ConfigError
 
 _T = TypeVar("_T")
 
-EXAMPLES = {
+_EXAMPLES = {
     "member": "member = 2",
     "of": "of = 8",
     "members": 'members = ["10.8.0.1:51821", "10.8.0.3:51821"]',
@@ -42,8 +42,10 @@ EXAMPLES = {
     "allow_remote": 'allow_remote = ["198.51.100.0/24"]',
     "keepalive": "keepalive = true",
     "metered": 'metered = ["wwan0"]',
+    "[cluster] listen": 'listen = "10.8.0.1:51821"',
+    "[cluster] endpoints": 'endpoints = ["https://10.8.0.9:2379"]',
 }
-"""What to write, by key."""
+"""What to write, by key; with the section before it where keys of several sections have one name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,13 @@ class Place:
     def fail(self, key: str, problem: str) -> NoReturn:
         raise ConfigError(": ".join(part for part in (self.origin, self.section, key, problem) if part))
 
+    def example(self, key: str) -> str:
+        """What to write for a key."""
+        return _EXAMPLES.get(f"{self.section} {key}") or _EXAMPLES[key]
+
     def within(self, key: str, number: int, allowed: range) -> int:
         if number not in allowed:
-            self.fail(key, f"{number} is not in {allowed[0]} to {allowed[-1]}; write {EXAMPLES[key]}")
+            self.fail(key, f"{number} is not in {allowed[0]} to {allowed[-1]}; write {self.example(key)}")
         return number
 
     def parse(self, key: str, text: str, parse: Callable[[str], _T]) -> _T:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from centipede.clusterconfig import ClusterConfig
 from centipede.config import Config, PeerConfig
 from centipede.protocol.handshake import NO_PSK
 from centipede.protocol.timing import Timing
@@ -30,7 +31,24 @@ def summarize(config: Config) -> dict[str, Any]:
         "workers": config.workers or "auto",
         "busy_poll_s": "auto" if config.busy_poll_s is None else config.busy_poll_s,
         "peers": [_peer(peer) for peer in config.peers],
+        "cluster": None if config.cluster is None else _cluster(config.cluster),
         "timing": {key: value for key, value in asdict(config.timing).items() if value != defaults[key]},
+    }
+
+
+def _cluster(cluster: ClusterConfig) -> dict[str, Any]:
+    store = cluster.store
+    files = {} if store is None else {key: getattr(store, key) for key in ("ca_file", "cert_file", "key_file")}
+    return {
+        "member": cluster.member,
+        "of": cluster.of,
+        "listen": str(cluster.listen),
+        "members": [str(member) for member in cluster.members],
+        "weight": cluster.weight,
+        "store": None if store is None else "etcd",
+        "endpoints": [] if store is None else list(store.endpoints),
+        **{key: None if file is None else str(file) for key, file in files.items()},
+        "prefix": None if store is None else store.prefix,
     }
 
 
@@ -54,7 +72,10 @@ def _peer(peer: PeerConfig) -> dict[str, Any]:
 def render(summary: dict[str, Any], bold: Callable[[str], str]) -> str:
     """As text for people."""
     lines = [f"{bold('interface')}: {bold(summary['name'])}"]
-    lines += _rows({key: summary[key] for key in summary if key not in ("version", "name", "peers")}, bold)
+    lines += _rows({key: summary[key] for key in summary if key not in ("version", "name", "peers", "cluster")}, bold)
+    if (cluster := summary["cluster"]) is not None:
+        lines += ["", f"{bold('cluster')}: {bold('member {member} of {of}'.format(**cluster))}"]
+        lines += _rows({key: value for key, value in cluster.items() if key not in ("member", "of")}, bold)
     for peer in summary["peers"]:
         lines += ["", f"{bold('peer')}: {bold(peer['name'])}"]
         lines += _rows({key: value for key, value in peer.items() if key != "name"}, bold)

@@ -85,7 +85,9 @@ class ControlServer:
         except CentipedeError as error:
             response = Response(VERSION, error=str(error))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            response = Response(VERSION, error=f"not a request: {error}")
+            response = Response(
+                VERSION, error=f"not a request that this daemon knows: {error}; restart it if it is older"
+            )
         return msgspec.json.encode(response) + b"\n"
 
     def forget(self, client: _Client) -> None:

@@ -153,6 +153,19 @@ def test_check_as_json(config: Path) -> None:
     assert peer["preshared_key"] is False
 
 
+def test_check_tells_of_the_cluster(config: Path) -> None:
+    assert "cluster" not in cli("check", config).stdout
+    text = config.read_text() + '\n[cluster]\nmember = 2\nof = 3\nlisten = "10.8.0.2"\n'
+    config.write_text(text + 'members = ["10.8.0.1:51821"]\nweight = 100\n')
+    shown = cli("check", config).stdout
+    members = "  listen: 10.8.0.2:51820\n  members: 10.8.0.1:51821\n  weight: 100\n"
+    assert f"cluster: member 2 of 3\n{members}\npeer: alice\n" in shown
+    config.write_text(text + 'store = "etcd"\nendpoints = ["http://10.8.0.9:2379"]\n')
+    cluster = json.loads(cli("check", config, "--json").stdout)["cluster"]
+    assert (cluster["member"], cluster["of"], cluster["members"]) == (2, 3, [])
+    assert (cluster["store"], cluster["endpoints"]) == ("etcd", ["http://10.8.0.9:2379"])
+
+
 def test_check_of_a_mistake(config: Path) -> None:
     config.write_text(config.read_text().replace("address", "adress"))
     result = cli("check", config)
@@ -178,6 +191,16 @@ def test_an_argument_that_is_no_text(tmp_path: Path) -> None:
         result = cli("peer", "a", "remove", "\udcff", runtime_dir=tmp_path)
     assert result.exit_code == 1
     assert "is no UTF-8 text" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["show", "a"], ["session", "a", "offer"], ["peer", "a", "remove", "b"], ["member", "a", "drain"]]
+)
+def test_a_daemon_of_another_version_is_told(tmp_path: Path, arguments: list[str]) -> None:
+    with serving(socket_path(tmp_path, "a"), lambda request: {"else": True}):
+        result = cli(*arguments, runtime_dir=tmp_path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "centipede: the daemon of a is of another version; restart it\n"
 
 
 def test_a_file_in_the_current_directory(config: Path) -> None:

@@ -16,6 +16,7 @@ from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.identity import Identity, render_key
 from centipede.protocol.spec import PeerSpec
 from centipede.protocol.timing import Timing
+from tests.authority import Authority
 
 OWN = Identity.from_seed(bytes([1]) * 32)
 ALICE = Identity.from_seed(bytes([2]) * 32).public.text
@@ -237,6 +238,36 @@ MISTAKES = [
         CLUSTER + STORE + '["http://10.8.0.9:2379"]\nprefix = "a b"\n' + PEER,
         "[cluster]: prefix: 'a b' has other than 1 to 200 visible ASCII characters; write prefix = ",
     ),
+    (
+        PEER,
+        "[cluster]\nmember = 1\nof = 2\n" + PEER,
+        '[cluster]: listen: is missing; add listen = "10.8.0.1:51821"',
+    ),
+    (
+        PEER,
+        '[cluster]\nmember = 1\nof = 2\nlisten = ["10.8.0.1:5"]\n' + PEER,
+        '[cluster]: listen: this does not belong here; write listen = "10.8.0.1:51821"',
+    ),
+    (
+        PEER,
+        CLUSTER.replace("10.8.0.1", "0.0.0.0") + "members = []\n" + PEER,
+        "[cluster]: listen: '0.0.0.0:5' is not the address of one host; write it like 10.8.0.1:51821 or ",
+    ),
+    (
+        PEER,
+        CLUSTER.replace("10.8.0.1:5", "auto") + "members = []\n" + PEER,
+        "[cluster]: listen: 'auto' is no address; write it like 10.8.0.1:51821 or ",
+    ),
+    (
+        PEER,
+        CLUSTER + STORE + '"http://10.8.0.9:2379"\n' + PEER,
+        "[cluster]: endpoints: 'http://10.8.0.9:2379' does not belong here; write endpoints = [\"https://",
+    ),
+    (
+        PEER,
+        CLUSTER + STORE + '["http://10.8.0:2379"]\n' + PEER,
+        "[cluster]: endpoints[0]: '10.8.0:2379' is neither an address nor a host name; write endpoints = [\"https://",
+    ),
     ("[interface]", "[interfaces]", "[interfaces]: there is no such section; did you mean interface?"),
     # missing
     ("[interface]", "[[peer]]", "[interface]: is missing; add the section"),
@@ -336,6 +367,39 @@ def test_mistakes_are_told_in_one_sentence(directory: Path, old: str, new: str, 
     assert "\n" not in told
     assert OWN.text()[:20] not in told
     assert PSK not in told
+
+
+SECURED = CLUSTER + STORE + '["https://10.8.0.9:2379"]\nca_file = "{}"\ncert_file = "{}"\nkey_file = "{}"\n'
+PAIR = (
+    "cert_file .*{} and key_file .*{} cannot be used together .*; name the certificate of this member and its own key"
+)
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        (("ca.pem", "one.pem", "one.key"), None),
+        (
+            ("one.key", "one.pem", "one.key"),
+            r"one\.key cannot be used as ca_file \(no certificate or crl found\); name",
+        ),
+        (("ca.pem", "one.pem", "two.key"), PAIR.format(r"one\.pem", r"two\.key")),
+        (("ca.pem", "one.pem", "one.pem"), PAIR.format(r"one\.pem", r"one\.pem")),
+        (("ca.pem", "locked.pem", "locked.key"), PAIR.format(r"locked\.pem", r"locked\.key")),
+    ],
+)
+def test_certificates_that_are_of_no_use(directory: Path, files: tuple[str, str, str], sentence: str | None) -> None:
+    authority = Authority(directory, "ca")
+    authority.vouch("one")
+    authority.vouch("two")
+    authority.vouch("locked", passphrase=b"open sesame")
+    (directory / "one.pem").chmod(0o600)  # a key's mode is looked at before its content
+    text = WHOLE + SECURED.format(*files)
+    if sentence is None:
+        assert load(directory, text).cluster is not None
+    else:
+        with pytest.raises(ConfigError, match=rf"\[cluster\]: store: .*{sentence}"):
+            load(directory, text)
 
 
 def dotted(text: str) -> str:

@@ -152,7 +152,7 @@ def test_what_is_no_request_is_answered_by_a_sentence(tmp_path: Path, request_: 
     path = socket_path(tmp_path, "a")
     with serving(path), raw(path) as client:
         client.sendall(request_ + b"\n")
-        assert line(client)["error"].startswith("not a request: ")
+        assert line(client)["error"].startswith("not a request that this daemon knows: ")
         client.sendall(b'{"command":"stop"}\n')
         assert fine(line(client))
 
