@@ -247,7 +247,8 @@ class Cluster:
             self._taken = {base: at for base, at in self._taken.items() if now < at + _FORGET_S}
             self._grants.keep(self._sessions.bases())
             self._counter += 1  # also with nobody there to say it to
-            self._noted.append((now, self._counter))
+            # The first: nothing is forgotten yet, and a member may have been answered before.
+            self._noted.append((now, self._counter if self._noted else 0))
             while self._noted[0][0] <= now - _NEWS_S:
                 self._noted.popleft()
             for member in self.members:

@@ -13,7 +13,7 @@ import pytest
 
 from centipede.cluster.cluster import FORWARDS_AT_ONCE, FORWARDS_PER_S, Cluster
 from centipede.cluster.grants import SLOTS_END, SPARE, Grants, slot
-from centipede.cluster.message import DATA, HELLO, NO_LIFE, STATE, Message
+from centipede.cluster.message import DATA, HELLO, LIFE_BYTES, NO_LIFE, STATE, Message
 from centipede.protocol.drops import DropReason
 from centipede.protocol.endpoint import Endpoint
 from centipede.protocol.handover import Handover
@@ -357,6 +357,29 @@ def test_what_was_forgotten_is_not_taken_over_again_from_a_member_that_stood_sti
     for data in acknowledged:
         first.cluster.receive(second.address, data, stood_at)
     assert not next(each.untold for each in first.cluster.members if each.address == second.address)
+
+
+def test_who_answers_before_its_first_second_is_told_everything() -> None:
+    world = Shared.up()
+    first, second, _ = world.joined
+    life, now = bytes([9]) * LIFE_BYTES, second.machine.now
+    sessions = second.cluster._sessions
+    fresh = Cluster(SECRET, 2, SERVERS, 0, [first.address], life, sessions)
+    fresh.set_peers([world.client.identity.public])
+    hello = Message(HELLO, 1, SERVERS, first.cluster._life, NO_LIFE, first.cluster._counter, bytes(4))
+    first.cluster._counter += 1
+    fresh.receive(first.address, hello.seal(SECRET), now)  # it came while the daemon began
+    for at in (now, now + 1.0):
+        for _ in range(3):
+            for address, data in fresh.take():
+                assert address == first.address
+                first.cluster.receive(second.address, data, at)
+            first.cluster.handle_timer(at)
+            for address, data in first.cluster.take():
+                if address == second.address:
+                    fresh.receive(first.address, data, at)
+            fresh.handle_timer(at)
+    assert fresh._taken
 
 
 @pytest.mark.parametrize("pause_s", [29.0, 3600.0])
