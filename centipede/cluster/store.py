@@ -126,6 +126,8 @@ class Keeper:
     def _put(self, left: dict[str, Left], until: float) -> None:
         for name in [name for name, each in left.items() if each.store != self._store]:
             del left[name]
+        if not self._registered:
+            return
         registered = self._prefix + self._name, self._registration  # is asked for at the same moment
         records = counts = 0  # the leases of this round
         for name, each in sorted(left.items(), key=lambda item: item[1].value is not None):  # a claim is waited for
