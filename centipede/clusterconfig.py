@@ -18,6 +18,8 @@ from centipede.protocol.endpoint import Endpoint
 
 MEMBERS_RANGE = range(2, 65)
 WEIGHT_RANGE = range(1, 256)
+LONGEST_SESSION_S = 180.0
+"""What members and their store remember of sessions, they remember for longer."""
 
 
 class ClusterTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from centipede.clusterconfig import ClusterConfig, ClusterTable, check_cluster
+from centipede.clusterconfig import LONGEST_SESSION_S, ClusterConfig, ClusterTable, check_cluster
 from centipede.errors import ConfigError
 from centipede.fields import (
     ANYWHERE,
@@ -189,6 +189,10 @@ def load_config(file: Path) -> Config:
     addresses = place.parse_each("address", table.address, parse_interface_address)
     listen = _listen(table, name, addresses, place)
     check_peers(peers, identity.public, addresses, str(file))
+    times = Place(str(file), "[timing]")
+    durations = _timing(timing, times)
+    if cluster is not None and durations.reject_s > LONGEST_SESSION_S:
+        times.fail("reject_s", f"members of a cluster forget sessions after {LONGEST_SESSION_S:g} s; write no more")
     return Config(
         file=file,
         name=name,
@@ -200,7 +204,7 @@ def load_config(file: Path) -> Config:
         workers=None if table.workers == "auto" else place.within("workers", table.workers, WORKERS_RANGE),
         busy_poll_s=None if isinstance(table.busy_poll, str) else _busy_poll_s(table.busy_poll, place),
         peers=peers,
-        timing=_timing(timing, Place(str(file), "[timing]")),
+        timing=durations,
         mark=None if table.fwmark == "auto" else place.within("fwmark", table.fwmark, MARK_RANGE),
         table=None if isinstance(table.table, str) else _table(table.table, place),
         routed=table.table != "off",

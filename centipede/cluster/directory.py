@@ -47,6 +47,7 @@ class Directory:
         self.reason = ""
         """Why it is gone, in words."""
         self._wall_ns = plan.wall_ns
+        self._session_life_s = plan.session_life_s
         self._registry = Registry(secret, member, of, k, address, life, plan.session_life_s)
         self._untold: set[PublicKey] = set()
         etcd = Etcd(plan.endpoints, plan.context)
@@ -76,6 +77,7 @@ class Directory:
         """Follow the store; ``made_here`` gives what is to be put for a peer."""
         wall_ns = self._wall_ns()
         registry = self._registry
+        was_gone = self.gone_since is not None
         for seen in self._store.seen():
             if seen.reason:
                 self._miss(seen.reason, now)
@@ -95,6 +97,8 @@ class Directory:
                 cluster.set_others(registry.others, now)
             if seen.anew:
                 self._untold |= peers
+        if was_gone and self.gone_since is None:  # what was left may have become too old
+            self._untold |= peers
         self._leave(cluster, peers, made_here, now, wall_ns)
 
     def _leave(
@@ -112,7 +116,7 @@ class Directory:
         for handover in filter(None, map(made_here, self._untold)):
             put = self._registry.publish(handover, wall_ns)
             if put is not None:
-                left.append(Left(put[0], store, put[1]))
+                left.append(Left(put[0], store, put[1], now + self._session_life_s))
         self._untold.clear()
         self._store.leave(left)
 

@@ -239,9 +239,10 @@ def _send(connection: http.client.HTTPConnection, path: str, body: str) -> None:
 
 
 def _reason(data: bytes) -> str:
-    """Why etcd did not do it, from its answer."""
+    """Why etcd did not do it, from its answer. Up to 3.5 it says so twice, later under the second name alone."""
     try:
-        return str(_object(data)["error"])
+        answer = _object(data)
+        return str(answer.get("error") or answer["message"])
     except (LookupError, TypeError, ValueError, RecursionError):
         return _SENSELESS
 

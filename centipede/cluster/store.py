@@ -39,6 +39,8 @@ class Left:
     name: str
     store: bytes
     value: bytes | None = None
+    until: float = float("inf")
+    """By the monotonic clock. Then its sessions are over, and the store may have forgotten what it counted of them."""
 
 
 class Keeper:
@@ -124,7 +126,7 @@ class Keeper:
         return holder
 
     def _put(self, left: dict[str, Left], until: float) -> None:
-        for name in [name for name, each in left.items() if each.store != self._store]:
+        for name in [name for name, each in left.items() if each.store != self._store or each.until <= until]:
             del left[name]
         if not self._registered:
             return

@@ -268,6 +268,11 @@ MISTAKES = [
         CLUSTER + STORE + '["http://10.8.0:2379"]\n' + PEER,
         "[cluster]: endpoints[0]: '10.8.0:2379' is neither an address nor a host name; write endpoints = [\"https://",
     ),
+    (
+        "rekey_s = 8",
+        "rekey_s = 8\nreject_s = 181\n" + CLUSTER + "members = []",
+        "[timing]: reject_s: members of a cluster forget sessions after 180 s; write no more",
+    ),
     ("[interface]", "[interfaces]", "[interfaces]: there is no such section; did you mean interface?"),
     # missing
     ("[interface]", "[[peer]]", "[interface]: is missing; add the section"),

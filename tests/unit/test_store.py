@@ -482,6 +482,31 @@ def test_a_record_is_good_under_its_own_name_only() -> None:
     assert open_record(bytes(32), "members/1", sealed) is None
 
 
+def test_a_record_that_could_not_be_put_while_its_sessions_lived_is_left(endpoint: str, memory: Memory) -> None:
+    now = [0.0]
+    registry = Registry(SECRET, 1, OF, 0, Endpoint("10.8.0.1", 5), bytes(16), SESSION_LIFE_S)
+    with closing(Etcd([endpoint], None)) as etcd:
+        keeper = Keeper(etcd, "/t/", registry.name, registry.registration, registry.is_own, lambda: now[0])
+        store = keeper.round({}).store
+        waiting = {
+            name: Left(name, store, b"x", until) for name, until in (("sessions/1/1", 180.0), ("sessions/2/1", 360.0))
+        }
+        memory.full = True
+        keeper.round(waiting)
+        assert len(waiting) == 2
+        now[0], memory.full = 180.0, False
+        keeper.round(waiting)
+    assert waiting == {}
+    assert [key for key in memory.keys if b"sessions" in key] == [b"/t/sessions/2/1"]
+
+
+@pytest.mark.parametrize("body", ['{"error":"no","code":9}', '{"code":9,"message":"no","details":[]}'])
+def test_what_etcd_says_is_told_whatever_its_version(endpoint: str, memory: Memory, body: str) -> None:
+    memory.answer, memory.status = body.encode(), 400
+    with closing(Etcd([endpoint], None)) as etcd, pytest.raises(StoreError, match=r": 400 no$"):
+        etcd.grant(10)
+
+
 def test_a_member_with_much_to_put_stays_registered(endpoint: str, memory: Memory) -> None:
     clock = count(step=0.3)  # of each record: as if the store were slow
     registry = Registry(SECRET, 1, OF, 0, Endpoint("10.8.0.1", 5), bytes(16), SESSION_LIFE_S)
