@@ -287,8 +287,9 @@ class Daemon:
         except Exception:  # the node promises not to raise; if it does, a datagram must not end the tunnel
             log.exception("defect: the node failed at an event")
 
-    def _carry_out(self) -> None:
-        """Carry the node's effects out, in the order of their fields."""
+    def _carry_out(self) -> str | None:
+        """Carry the node's effects out, in the order of their fields. Gives why records could not be saved."""
+        failure = None
         effects = self._node.take_effects()
         if effects.table is not None:
             self._engine.apply(effects.table)
@@ -297,7 +298,7 @@ class Daemon:
                 now = time.monotonic()
                 self._names.note_silent(self._silent_names(now), now)
         if effects.records:
-            self._state.save(effects.records)
+            failure = self._state.save(effects.records)
         if effects.mtu is not None:
             self._tunnel.fit(effects.mtu)
         for datagram in effects.datagrams:
@@ -307,6 +308,7 @@ class Daemon:
         if self._channel is not None and effects.news:
             self._channel.tell(effects.news)
         self._next_timer = effects.next_timer
+        return failure
 
     def _take_signals(self, signals: Signals) -> None:
         taken = signals.take()
@@ -436,16 +438,22 @@ class Daemon:
                 self._node.set_draining(draining, time.monotonic())
                 return ["draining: peers send elsewhere if they can" if draining else "no longer draining"]
             case messages.SessionOffer():
+                if self._draining:
+                    raise HandoverError(
+                        f"{self._config.name} is draining, so peers would not come here; run "
+                        f"'centipede member {self._config.name} undrain' first"
+                    )
                 offer = self._node.offer(time.monotonic())
                 return messages.Offered(offer=armour("offer", offer), seconds=OFFER_LIFE_S)
             case messages.SessionExport(peer=wanted, offer=text, join=join):
                 key = find_peer(self._config.peers, wanted).spec.public_key
-                if not join and (reason := self._state.save([])) is not None:
-                    raise HandoverError(
-                        f"that the session moved could not be remembered: {reason}; see that it can be written"
-                    )
+                if not join:
+                    _check_saved(self._state.save([]))  # before shards are cut
                 export = self._node.export(key, unarmour("offer", text), time.monotonic(), move=not join)
-                self._carry_out()  # that the session moved is on disk before anybody has the text
+                failure = self._carry_out()  # that the session moved is on disk before anybody has the text
+                if failure is not None and not join:
+                    self._node.seek(key, time.monotonic())  # it stays
+                    _check_saved(failure)
                 return messages.Exported(export=armour("export", export))
             case messages.SessionImport(export=text):
                 key = self._node.import_(unarmour("export", text), time.monotonic())
@@ -536,6 +544,11 @@ class Daemon:
             peers=peers,
             drops={reason.label: count for reason, count in sorted(status.drops.items()) if count},
         )
+
+
+def _check_saved(failure: str | None) -> None:
+    if failure is not None:
+        raise HandoverError(f"that the session moved could not be remembered: {failure}; see that it can be written")
 
 
 @contextmanager

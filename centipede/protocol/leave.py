@@ -2,8 +2,11 @@
 
 ```
 DRAINING ── no data for 3 s ──► GONE (bye, keys erased)
-   └─ the peer still sends here after 35 s ──► not taken over: serve on
+   └─ the peer sends here when 35 s are over ──► not taken over: serve on
 ```
+
+That is judged at this moment and not again: a peer that was taken over may come back for a packet later, as one that
+roams does, or whose other machine is not heard for a moment.
 
 Until the peer moves it is served as before, and told where the other machine is. It is the other machine that answers
 the peer's Initiates from now on; only a peer that gets no answer for a while is answered here.
@@ -44,14 +47,17 @@ class Leave:
         self._attempts = 0
         """How many there were of one effort."""
         self.gone = gone
+        self.judged = False
+        """Whether it was asked if this is in vain."""
 
     def quiet_at(self, last_traffic: float) -> float:
         """When the peer may be left, if there is no data any more."""
         return max(self._since, last_traffic) + self._timing.leave_s
 
-    def is_in_vain(self, last_rx: float, now: float) -> bool:
-        """Whether the other machine would have taken over by now, and the peer still sends here."""
-        return now >= self.in_vain_at() and now < last_rx + self._timing.leave_s
+    def judge(self, last_rx: float, now: float) -> bool:
+        """Whether it is in vain: the other machine would have taken over by now, and the peer still sends here."""
+        self.judged = True
+        return now < last_rx + self._timing.leave_s
 
     def in_vain_at(self) -> float:
         return self._since + self._timing.taken_over_s

@@ -82,8 +82,8 @@ class Migration:
         """The export that answers an offer of another machine."""
         return Export(handover, move).seal(offer, self._identity, self._random(KEY_BYTES))
 
-    def open(self, data: bytes, now: float, check: Callable[[Handover], None]) -> Export:
-        """What was exported to an offer made here; the offer is used up. Raises HandoverError, nothing else.
+    def open(self, data: bytes, now: float, check: Callable[[Handover], None]) -> tuple[Export, float]:
+        """What was exported to an offer made here, and when it was made; it is used up. Raises HandoverError alone.
 
         If ``check`` raises it because this machine cannot take such a handover, the offer stays as it was.
         The sessions in it are older by the time since the offer: in no case younger than the peer holds them to be.
@@ -109,7 +109,7 @@ class Migration:
         self._used.append(name)
         older_s = now - waiting.made
         sessions = tuple(replace(each, age_s=each.age_s + older_s) for each in export.handover.sessions)
-        return replace(export, handover=replace(export.handover, sessions=sessions))
+        return replace(export, handover=replace(export.handover, sessions=sessions)), waiting.made
 
     def expire(self, now: float) -> None:
         """Erase what is too old."""

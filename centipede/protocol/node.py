@@ -222,8 +222,11 @@ class Node:
 
         Raises HandoverError, with all as before, unless it is one, in time, for the first time, and the peer is known.
         """
-        export = self._migration.open(data, now, self._check_ours)
-        self._touch(self._peers[export.handover.peer], now).take_over(export.handover, now, move=export.move)
+        export, offered = self._migration.open(data, now, self._check_ours)
+        # At the latest when the other machine, which exported after the offer, sees that nobody took over.
+        until = offered + self._context.timing.taken_over_s if export.move else float("inf")
+        peer = self._touch(self._peers[export.handover.peer], now)
+        peer.take_over(export.handover, now, move=export.move, until=until)
         return export.handover.peer
 
     def _check_ours(self, handover: Handover) -> None:

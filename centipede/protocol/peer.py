@@ -154,10 +154,10 @@ class Peer:
         record = self.record
         self._store(replace(record, floor=max(record.floor, floor), last_used=max(record.last_used, last_used)))
 
-    def take_over(self, handover: Handover, now: float, *, move: bool) -> None:
-        """Serve sessions that another machine handed over, from now on."""
+    def take_over(self, handover: Handover, now: float, *, move: bool, until: float = float("inf")) -> None:
+        """Serve sessions that another machine handed over, from now on; ``until`` then if the peer is not reached."""
         self._note_timestamps(handover.floor, handover.last_used)
-        self._succession.take_over(handover.sessions, self.spec.public_key, now, home=move)
+        self._succession.take_over(handover.sessions, self.spec.public_key, now, home=move, until=until)
         self._drop_attempt()
         self._initiation.succeed()
         idle_s = min((handed.idle_s for handed in handover.sessions), default=0.0)
@@ -324,7 +324,7 @@ class Peer:
             self._association.expires_at(),
             self._association.choice_at(now),
             self._handshake_at(now),
-            self._succession.due_at(now),
+            self._succession.due_at(),
             self._reach.settle(now),
         )
 
@@ -464,7 +464,7 @@ class Peer:
         self._establish(session, now)
 
     def _establish(self, session: Session, now: float) -> None:
-        self._succession.stay(now)
+        self._succession.note_established(now)
         before = self._association.current
         session.tx_before = self._reach.traffic.tx_packets
         self._association.establish(session, now)

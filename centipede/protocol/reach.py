@@ -110,6 +110,11 @@ class Reach:
         return tuple(path.table_path for path in self._paths)
 
     @property
+    def is_reached(self) -> bool:
+        """Whether there is a usable path."""
+        return bool(self._paths.usable)
+
+    @property
     def largest_bytes(self) -> int | None:
         """The largest UDP payload that every usable path carries; None without one."""
         return min((path.mtu.size for path in self._paths.usable), default=None)

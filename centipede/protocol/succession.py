@@ -36,6 +36,8 @@ class Succession:
         self.lingering: tuple[Session, ...] = ()
         """Sessions that are over here, under which packets may still be under way: nothing is sent under them."""
         self._linger_until = float("inf")
+        self._expected_until = float("inf")
+        """The peer was taken over and is not reached yet: by then the machine that had it serves it on."""
 
     @property
     def moved(self) -> bool:
@@ -90,9 +92,15 @@ class Succession:
             describe(each, Grant(run, 0, 0), self._context, last_traffic, now) for each, run in mine if run is not None
         )
 
-    def take_over(self, sessions: Sequence[HandedSession], remote: PublicKey, now: float, *, home: bool) -> None:
-        """Serve the peer (its key is ``remote``) under sessions that another machine handed over, from now on."""
+    def take_over(
+        self, sessions: Sequence[HandedSession], remote: PublicKey, now: float, *, home: bool, until: float
+    ) -> None:
+        """Serve the peer (its key is ``remote``) under sessions that another machine handed over, from now on.
+
+        If it is not reached ``until`` then, the other machine is to serve it on, or both are to wait for it.
+        """
         self.stay(now)
+        self._expected_until = until
         for handed in reversed(sessions):
             known = self._context.sessions.get(handed.base)
             if known is None:
@@ -106,8 +114,15 @@ class Succession:
         self.lingering = ()
         self._say("session taken over from another machine", now)
 
+    def note_established(self, now: float) -> None:
+        """A session was made here. The peer is this machine's, unless another one may still take it over."""
+        self._expected_until = float("inf")
+        if self._leave is not None and (self._leave.gone or now >= self._leave.in_vain_at()):
+            self.stay(now)
+
     def stay(self, now: float) -> None:
         """The peer is this machine's, whatever it was."""
+        self._expected_until = float("inf")
         if self._leave is not None:
             self._leave = None
             self._drain(False, now)
@@ -117,30 +132,41 @@ class Succession:
         leave = self._leave
         if now >= self._linger_until:
             self.lingering, self._linger_until = (), float("inf")
+        if self._reach.is_reached:
+            self._expected_until = float("inf")
+        elif now >= self._expected_until:
+            self._expected_until = float("inf")
+            self._part(now)
+            self._leave = Leave((), self._context.timing, now, gone=True)
+            self._say("not reached in time: left to the machine that handed it over", now, "warning")
+            return
         if leave is None or leave.gone:
             return
-        if leave.is_in_vain(self._reach.pulse.last_rx, now):
+        if not leave.judged and now >= leave.in_vain_at() and leave.judge(self._reach.pulse.last_rx, now):
             self.stay(now)
             self._say("the other machine did not take over: serving it on", now, "warning")
         elif now >= leave.quiet_at(self._reach.pulse.last_traffic) or not self._association.established:
-            self._reach.pulse.say_bye(now)
-            self.lingering = tuple(self._association.established)
-            self._linger_until = now + self._context.timing.linger_s
-            self._association.clear()
-            self._reach.part(now)
+            self._part(now)
             leave.gone = True
             self._say("left to another machine", now)
         elif addresses := leave.take(now):
             self._reach.introduce(addresses, now)
 
-    def due_at(self, now: float) -> float:
+    def due_at(self) -> float:
         """When :meth:`handle_timer` has something to do."""
         leave = self._leave
+        due = min(self._linger_until, self._expected_until)
         if leave is None or leave.gone:
-            return self._linger_until
-        due = min(leave.quiet_at(self._reach.pulse.last_traffic), leave.tell_at())
-        due = min(due, self._linger_until)
-        return min(due, leave.in_vain_at()) if now < leave.in_vain_at() else due
+            return due
+        due = min(due, leave.quiet_at(self._reach.pulse.last_traffic), leave.tell_at())
+        return due if leave.judged else min(due, leave.in_vain_at())
+
+    def _part(self, now: float) -> None:
+        self._reach.pulse.say_bye(now)
+        self.lingering = tuple(self._association.established)
+        self._linger_until = now + self._context.timing.linger_s
+        self._association.clear()
+        self._reach.part(now)
 
     def _drain(self, draining: bool, now: float) -> None:
         self._reach.pulse.draining = draining

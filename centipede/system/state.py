@@ -4,8 +4,9 @@ Per peer: the greatest timestamp used, the floor, addresses that were good (docs
 another machine took it over. Losing
 it breaks nothing, so a file that cannot be read is moved aside and the daemon goes on. It holds no secret.
 
-Writing replaces the file by rename, so a reader, or a crash, meets either the old or the new content. There is no
-fsync: after a power cut the clock is what keeps timestamps ascending.
+Writing replaces the file by rename, so a reader, or a crash, meets either the old or the new content. It is not waited
+for the disk: after a power cut the clock is what keeps timestamps ascending. But that a peer moved nothing else tells,
+so that is on the disk before anybody hears of it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class StateFile:
         self._identity = identity
         self._records: dict[PublicKey, PeerRecord] = {}
         self._failing = False
+        self._undone = False
+        """A failure left it to the next time to write that a peer moved."""
 
     def load(self) -> None:
         """Read the file, if there is one. Never raises: what is wrong with it is logged."""
@@ -81,6 +84,8 @@ class StateFile:
 
         Gives why it could not be written.
         """
+        records = list(records)
+        moved = any(record.moved and not self._is_moved(record.public_key) for record in records)
         self._records.update((record.public_key, record) for record in records)
         state = _State(
             1,
@@ -91,22 +96,35 @@ class StateFile:
             },
         )
         try:
-            self._write(msgspec.json.format(msgspec.json.encode(state)))
+            self._write(msgspec.json.format(msgspec.json.encode(state)), durable=moved or self._undone)
         except OSError as error:
             if not self._failing:
                 log.warning("state file %s cannot be written: %s", self._path, error.strerror)
-            self._failing = True
+            self._failing, self._undone = True, self._undone or moved
             return f"{self._path}: {error.strerror}"
-        self._failing = False
+        self._failing = self._undone = False
         return None
 
-    def _write(self, content: bytes) -> None:
+    def _is_moved(self, public_key: PublicKey) -> bool:
+        known = self._records.get(public_key)
+        return known is not None and known.moved
+
+    def _write(self, content: bytes, *, durable: bool) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = self._path.with_suffix(".new")
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(fd)
         new.replace(self._path)
+        if durable:
+            directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
 
 
 def _record(key: str, peer: _Peer) -> PeerRecord:

@@ -20,7 +20,16 @@ from centipede import daemon as module
 from centipede import engine as engines
 from centipede.config import Config, parse_peer
 from centipede.control.client import ControlClient
-from centipede.control.messages import PeerAdd, PeerRemove, PeerSet, SessionExport, Show, Stop
+from centipede.control.messages import (
+    MemberDrain,
+    PeerAdd,
+    PeerRemove,
+    PeerSet,
+    SessionExport,
+    SessionOffer,
+    Show,
+    Stop,
+)
 from centipede.daemon import Daemon, Directories
 from centipede.engine.contract import Engine
 from centipede.errors import ControlError, HostError
@@ -455,6 +464,35 @@ def test_nothing_moves_if_that_could_not_be_remembered(
         with pytest.raises(ControlError, match=r"could not be remembered: /var/lib/x.json: No space left on device"):
             client.request(SessionExport(peer="alice", offer=armour("offer", b"x")))
         client.request(SessionExport(peer="alice", offer=armour("offer", b"x"), join=True))
+
+    play(tmp_path, act)
+
+
+def test_a_session_stays_if_in_the_end_it_could_not_be_remembered(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(node: PlayedNode, *_: object, move: bool) -> bytes:
+        node.stage.effects.append(Effects(records=(PeerRecord(ALICE, moved=True),)))
+        return b"the session"
+
+    monkeypatch.setattr(PlayedNode, "export", export, raising=False)
+    monkeypatch.setattr(StateFile, "save", lambda _, records: "/x: Input/output error" if tuple(records) else None)
+
+    def act(client: ControlClient) -> None:
+        with pytest.raises(ControlError, match=r"could not be remembered: /x: Input/output error"):
+            client.request(SessionExport(peer="alice", offer=armour("offer", b"x")))
+
+    play(tmp_path, act)
+    assert "seek" in stage.happened
+
+
+def test_nobody_is_offered_a_machine_that_drains(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PlayedNode, "set_draining", lambda *_: None, raising=False)
+
+    def act(client: ControlClient) -> None:
+        client.request(MemberDrain(draining=True))
+        with pytest.raises(ControlError, match=r"is draining, .* run 'centipede member .* undrain' first"):
+            client.request(SessionOffer())
 
     play(tmp_path, act)
 

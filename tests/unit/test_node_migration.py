@@ -23,7 +23,7 @@ from centipede.protocol.node import PeerSpec
 from centipede.protocol.offer import Offer
 from centipede.protocol.table import Run
 from centipede.protocol.timing import Timing
-from lab.world_model import PORT, Machine, Uplink, World
+from lab.world_model import PORT, Machine, Nat, Uplink, World
 
 
 class Shared(World):
@@ -476,6 +476,87 @@ def test_an_offer_is_good_for_a_while_and_its_key_is_erased() -> None:
     data = world.export(world.old, offer)
     world.pass_s(OFFER_LIFE_S + 1)
     assert "too late" in refusal(lambda: world.new.node.import_(data, world.new.now))
+
+
+def owners(world: Shared) -> set[str]:
+    """The machines that take the client for theirs, now and after a restart."""
+    world.old.hurry()
+    world.new.hurry()
+    return {each.name for each in (world.old, world.new) if sessions(each) and each.record and not each.record.moved}
+
+
+@pytest.mark.parametrize("how", ["roams", "misses"])
+def test_a_packet_that_comes_to_the_machine_that_was_left_brings_nothing_back(how: str) -> None:
+    world = Shared.up()
+    world.send_packets(world.client, 0.02, world.clock.now + 100.0)
+    world.send_packets(world.old, 0.1, world.clock.now + 100.0)  # the site's route was not changed yet
+    world.pass_s(2.0)
+    world.move(world.old, world.new)
+    world.pass_s(45.0)
+    assert owners(world) == {"new"}
+    if how == "roams":
+        world.client.move([Uplink(Endpoint("10.1.9.1", PORT), Nat("192.0.1.9", symmetric=False))])
+    else:
+        ways = {("10.3.1.1", "192.0.1.1"), ("192.0.1.1", "10.3.1.1")}
+        world.blocked |= ways
+        world.pass_s(1.5)
+        world.blocked -= ways
+    world.pass_s(40.0)
+    assert owners(world) == {"new"}
+    assert world.serves(world.new)
+
+
+def test_a_renewal_while_an_offer_is_good_takes_nothing_back() -> None:
+    world = Shared.up()
+    world.send_packets(world.client, 0.02, world.clock.now + 300.0)
+    world.pass_s(116.5)
+    offer = world.new.node.offer(world.new.now)
+    data = world.export(world.old, offer)
+    world.pass_s(25.0)
+    renewed = world.client.node.status(world.client.now).peers[0].session.rekeys
+    assert renewed == 1, "nobody else answered the client"
+    world.import_(world.new, data)
+    world.pass_s(12.0)
+    assert owners(world) == {"new"}
+    assert world.serves(world.new)
+    world.pass_s(100.0)
+    assert owners(world) == {"new"}
+    assert world.lost() == 0
+
+
+def test_a_renewal_is_kept_if_nobody_imports() -> None:
+    world = Shared.up()
+    world.send_packets(world.client, 0.02, world.clock.now + 300.0)
+    world.pass_s(116.5)
+    world.export(world.old, world.new.node.offer(world.new.now))
+    world.pass_s(60.0)
+    assert owners(world) == {"b"}
+    assert world.serves(world.old)
+    assert world.lost() == 0
+
+
+@pytest.mark.parametrize("why", ["cut off", "restarted"])
+def test_a_machine_that_takes_over_and_reaches_nobody_gives_up(why: str) -> None:
+    world = Shared.up()
+    world.send_packets(world.client, 0.02, world.clock.now + 300.0)
+    world.pass_s(2.0)
+    offer = world.new.node.offer(world.new.now)
+    data = world.export(world.old, offer)
+    if why == "restarted":  # it has lost the session
+        world.pass_s(0.5)
+        world.client.restart(keep_record=True, bye=False)
+        world.pass_s(20.0)
+        world.import_(world.new, data)
+    else:
+        world.blocked |= {("10.3.1.1", "192.0.1.1"), ("192.0.1.1", "10.3.1.1")}
+        world.import_(world.new, data)
+    world.pass_s(45.0)
+    world.blocked.clear()
+    assert any("not reached in time" in line for line in world.log)
+    for _ in range(4):
+        world.pass_s(40.0)
+        assert owners(world) == {"b"}
+        assert world.serves(world.old)
 
 
 def test_the_peer_must_be_configured_at_both_machines() -> None:

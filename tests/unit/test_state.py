@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,29 @@ def test_records_survive(path: Path) -> None:
     assert opened(path).record(BOB) == PeerRecord(BOB, 4, 4, ())
     assert opened(path).record(ALICE) == ALICE_RECORD
     assert opened(path).record(OWN) is None
+
+
+def test_that_a_peer_moved_is_on_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+
+    def fsync(fd: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+        if full:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("centipede.system.state.os.fsync", fsync)
+    state, full = opened(path), False
+    state.save([ALICE_RECORD, BOB_RECORD])
+    assert synced == []
+    full = True
+    moved = replace(ALICE_RECORD, moved=True)
+    assert state.save([moved]) == f"{path}: No space left on device"
+    full = False
+    assert state.save([replace(BOB_RECORD, floor=99)]) is None
+    assert synced == ["site-a.new", "site-a.new", "state"], "what failed before is made up for"
+    state.save([replace(moved, floor=99)])
+    assert len(synced) == 3
+    assert opened(path).record(ALICE) == replace(moved, floor=99)
 
 
 def test_only_the_owner_may_read_it_and_no_other_file_stays(path: Path) -> None:
