@@ -25,9 +25,10 @@ from centipede.protocol.pulse import Pulse
 from centipede.protocol.scheduler import Candidate, Scheduler, Selection
 from centipede.protocol.schedulers import create
 from centipede.protocol.session import Header
+from centipede.protocol.shares import allot
 from centipede.protocol.spec import PeerSpec, covers
 from centipede.protocol.status import PathStatus
-from centipede.protocol.table import Datagram, Run, TablePath
+from centipede.protocol.table import BUCKETS, Datagram, Run, TablePath
 from centipede.protocol.wire import MOST_PARTED, Addresses, Heartbeat, Observed, Parted
 
 
@@ -314,10 +315,8 @@ class Reach:
         ways = [path for path in self._paths.usable if path.runs]
         groups = _by_machine([path for path in ways if not path.shunned] or ways)
         groups = [paths for paths in groups if any(path.state is PathState.VALID for path in paths)] or groups
-        if self._one_machine:
-            kept = {number for machine in self._members for number in machine.paths}
-            groups.sort(key=lambda paths: kept.isdisjoint(path.number for path in paths))
-            del groups[1:]
+        if self._one_machine and len(groups) > 1:
+            groups = [self._draw(groups)]
         before, self._members = [*self._members, *self._dormant], []
         choices = [self._choose(paths, before) for paths in groups]
         present = {path.number for path in self._paths}.difference(*(machine.paths for machine in self._members))
@@ -343,10 +342,14 @@ class Reach:
             machine = _Member(name, numbers, create(self.spec.scheduler, self.spec.copies))
         self._members.append(machine)
         selection = machine.scheduler.choose([candidate(path, metered=self._is_metered(path)) for path in paths])
-        weight = max(0 if path.shunned else path.weight for path in paths)
         runs = {session: run for path in paths for session, run in path.runs.items()}
         remotes = tuple(sorted({path.remote for path in paths}))
-        return Choice(machine.name, remotes, runs, selection, numbers, weight)
+        return Choice(machine.name, remotes, runs, selection, numbers, _weight(paths))
+
+    def _draw(self, groups: Sequence[list[Path]]) -> list[Path]:
+        """The only machine, for a scheduler that works with one: as if this end were one flow, by the weights."""
+        shares = allot([(_least(paths), _weight(paths)) for paths in groups])
+        return groups[shares[int.from_bytes(self._context.identity.public.raw[:2], "big") % BUCKETS]]
 
     def status(self, now: float) -> tuple[PathStatus, ...]:
         """A picture of the paths for ``show``."""
@@ -434,6 +437,10 @@ def _name(paths: Sequence[Path], taken: Collection[str]) -> str:
     if address not in taken:
         return address
     return next(name for number in range(2, len(taken) + 3) if (name := f"{address} {number}") not in taken)
+
+
+def _weight(paths: Sequence[Path]) -> int:
+    return max(0 if path.shunned else path.weight for path in paths)
 
 
 def _least(paths: Sequence[Path]) -> str:

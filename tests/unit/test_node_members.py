@@ -115,6 +115,24 @@ def test_a_draining_machine_gets_no_flows_and_may_come_back() -> None:
     assert world.lost() == 0
 
 
+@pytest.mark.parametrize("heavy", [0, 1, 2])
+def test_a_scheduler_that_works_with_one_machine_gets_it_by_the_weights(heavy: int) -> None:
+    world = Three.joined(scheduler="aggregate")
+    world.talk(20.0)
+    for index, machine in enumerate(world.servers):
+        machine.node.set_weight(255 if index == heavy else 1, machine.now)
+        machine.hurry()
+    machine = world.servers[heavy]
+    assert world.wait(lambda: world.served_by() == {machine.name}, 2.0) < 2.0
+    world.pass_s(3.0)
+    assert world.served_by() == {machine.name}
+    assert world.lost() == 0
+    (own,) = {path.remote for plan in world.client.engine.table.peers[0].plans for path in plan.paths}
+    machine.stop()
+    assert world.wait(lambda: own.host not in world.used(), 1.0) < 1.0
+    assert len(world.used()) == 1
+
+
 def test_weights_are_followed() -> None:
     world = Three.joined()
     world.talk(10.0)
