@@ -139,7 +139,7 @@ def _check_tls(files: Mapping[str, Path | None], place: Place) -> None:
     """Members must not be told at the start only that their certificates are of no use."""
     if files["ca_file"] is None:
         return
-    from centipede.cluster.tls import tls_context  # nothing of it is loaded without a store
+    from centipede.tls import tls_context  # nothing of it is loaded without a store
 
     try:
         tls_context(files["ca_file"], files["cert_file"], files["key_file"])

@@ -180,7 +180,7 @@ class Daemon:
         if store is None:
             return None
         from centipede.cluster.directory import StorePlan
-        from centipede.cluster.tls import tls_context
+        from centipede.tls import tls_context
 
         with _located(self._config.file, "[cluster]"):
             context = tls_context(store.ca_file, store.cert_file, store.key_file)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from centipede.cluster.etcd import Etcd, Range, StoreError
-from centipede.cluster.tls import tls_context
+from centipede.tls import tls_context
 from lab.host import Host
 from lab.store import unavailable
 from tests.authority import Authority

@@ -24,6 +24,7 @@ BELONGS = {
     "centipede.fields": "centipede.config",
     "centipede.keyfile": "centipede.config",
     "centipede.place": "centipede.config",
+    "centipede.tls": "centipede.config",
     "centipede.clusterconfig": "centipede.config",
     "centipede.summary": "centipede.daemon",
     "centipede.show": "centipede.daemon",
