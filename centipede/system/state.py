@@ -1,8 +1,8 @@
 """The state file: what outlives the daemon, one JSON file per tunnel.
 
 Per peer: the greatest timestamp used, the floor, addresses that were good (docs/protocol.md "Timestamps"), and whether
-another machine took it over. Losing
-it breaks nothing, so a file that cannot be read is moved aside and the daemon goes on. It holds no secret.
+another machine took it over. Losing it breaks nothing, so a file that cannot be read is moved aside and the daemon goes
+on. It holds no secret.
 
 Writing replaces the file by rename, so a reader, or a crash, meets either the old or the new content. It is not waited
 for the disk: after a power cut the clock is what keeps timestamps ascending. But that a peer moved nothing else tells,
