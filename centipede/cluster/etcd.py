@@ -100,7 +100,7 @@ class Etcd:
         """Put the value if there is none (0 for no lease); else give the one there is."""
 
         def read(answer: _Json) -> Value | None:
-            return None if answer.get("succeeded") else _range(answer, 0)[1][0]
+            return None if _succeeded(answer) else _range(answer, 0)[1][0]
 
         absent = {"key": _encode(key), "target": "VERSION", "result": "EQUAL", "version": "0"}
         return self._transact([_put(key, value, lease)], read, compare=absent, otherwise=_get(key))
@@ -109,18 +109,18 @@ class Etcd:
         """Put another value in place of ``old``, if that is still there."""
         same = {"key": _encode(old.key), "target": "MOD", "result": "EQUAL", "mod_revision": str(old.revision)}
         put = [_put(old.key, value, lease)]
-        return self._transact(put, lambda answer: bool(answer.get("succeeded")), compare=same)
+        return self._transact(put, _succeeded, compare=same)
 
     def put(self, key: str, value: bytes, lease: int, there: tuple[str, bytes]) -> bool:
         """Put a value whatever there was, if ``there`` is, a key and its value."""
         put = [_put(key, value, lease)]
-        return self._transact(put, lambda answer: bool(answer.get("succeeded")), compare=_same(*there))
+        return self._transact(put, _succeeded, compare=_same(*there))
 
     def count(self, key: str, value: bytes, lease: int, there: tuple[str, bytes]) -> int | None:
         """Likewise, and give how many times, from 1, that was done to this key: nobody else gets the same."""
 
         def read(answer: _Json) -> int | None:
-            if not answer.get("succeeded"):
+            if not _succeeded(answer):
                 return None
             version, _ = _range(answer, 1)
             if version < 1:
@@ -270,6 +270,11 @@ def _words(error: Exception, endpoint: str) -> str:
 
 def _put(key: str, value: bytes, lease: int) -> _Json:
     return {"requestPut": {"key": _encode(key), "value": base64.b64encode(value).decode(), "lease": str(lease)}}
+
+
+def _succeeded(answer: _Json) -> bool:
+    """Whether what a transaction compares held."""
+    return bool(answer.get("succeeded"))
 
 
 def _same(key: str, value: bytes) -> _Json:

@@ -59,6 +59,11 @@ class Shared(World):
             self.pass_s(0.01)
         return self.clock.now - began
 
+    def ways(self, machine: Machine) -> set[tuple[str, str]]:
+        """Both ways between a machine and the client's NAT."""
+        host = machine.uplinks[0].local.host
+        return {("192.0.1.1", host), (host, "192.0.1.1")}
+
     def used(self) -> set[str]:
         """Hosts that the client sends to."""
         return {path.remote.host for plan in self.client.engine.table.peers[0].plans for path in plan.paths}
@@ -400,15 +405,14 @@ def test_a_machine_with_a_session_of_its_own_is_used_again_after_a_moment(draine
     everybody = {each.uplinks[0].local.host for each in (world.old, world.new)}
     assert world.used() == everybody
     for machine in (world.old, world.new):
-        ways = {("192.0.1.1", machine.uplinks[0].local.host), (machine.uplinks[0].local.host, "192.0.1.1")}
         if drained:
             machine.drain(True)
             world.pass_s(3.0)
             machine.drain(False)
         else:
-            world.blocked |= ways
+            world.blocked |= world.ways(machine)
             world.pass_s(1.0)
-            world.blocked -= ways
+            world.blocked -= world.ways(machine)
         assert world.used() != everybody
         world.wait(lambda: world.used() == everybody, 2.0)
 
@@ -497,10 +501,9 @@ def test_a_packet_that_comes_to_the_machine_that_was_left_brings_nothing_back(ho
     if how == "roams":
         world.client.move([Uplink(Endpoint("10.1.9.1", PORT), Nat("192.0.1.9", symmetric=False))])
     else:
-        ways = {("10.3.1.1", "192.0.1.1"), ("192.0.1.1", "10.3.1.1")}
-        world.blocked |= ways
+        world.blocked |= world.ways(world.new)
         world.pass_s(1.5)
-        world.blocked -= ways
+        world.blocked -= world.ways(world.new)
     world.pass_s(40.0)
     assert owners(world) == {"new"}
     assert world.serves(world.new)
@@ -548,7 +551,7 @@ def test_a_machine_that_takes_over_and_reaches_nobody_gives_up(why: str) -> None
         world.pass_s(20.0)
         world.import_(world.new, data)
     else:
-        world.blocked |= {("10.3.1.1", "192.0.1.1"), ("192.0.1.1", "10.3.1.1")}
+        world.blocked |= world.ways(world.new)
         world.import_(world.new, data)
     world.pass_s(45.0)
     world.blocked.clear()

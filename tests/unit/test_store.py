@@ -482,21 +482,20 @@ def test_a_record_is_good_under_its_own_name_only() -> None:
     assert open_record(bytes(32), "members/1", sealed) is None
 
 
-def test_a_record_that_could_not_be_put_while_its_sessions_lived_is_left(endpoint: str, memory: Memory) -> None:
-    now = [0.0]
-    registry = Registry(SECRET, 1, OF, 0, Endpoint("10.8.0.1", 5), bytes(16), SESSION_LIFE_S)
-    with closing(Etcd([endpoint], None)) as etcd:
-        keeper = Keeper(etcd, "/t/", registry.name, registry.registration, registry.is_own, lambda: now[0])
-        store = keeper.round({}).store
-        waiting = {
-            name: Left(name, store, b"x", until) for name, until in (("sessions/1/1", 180.0), ("sessions/2/1", 360.0))
-        }
-        memory.full = True
-        keeper.round(waiting)
-        assert len(waiting) == 2
-        now[0], memory.full = 180.0, False
-        keeper.round(waiting)
-    assert waiting == {}
+def test_a_record_that_could_not_be_put_while_its_sessions_lived_is_left(join: Join, memory: Memory) -> None:
+    machine, now = join(1, 11), [0.0]
+    machine.keeper._clock = lambda: now[0]
+    machine.round()
+    store = machine.view.store
+    machine.left = {
+        name: Left(name, store, b"x", until) for name, until in (("sessions/1/1", 180.0), ("sessions/2/1", 360.0))
+    }
+    memory.full = True
+    machine.round()
+    assert len(machine.left) == 2
+    now[0], memory.full = 180.0, False
+    machine.round()
+    assert machine.left == {}
     assert [key for key in memory.keys if b"sessions" in key] == [b"/t/sessions/2/1"]
 
 
